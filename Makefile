@@ -1,0 +1,44 @@
+# One word a chore. Everything installs into .venv; nothing outside the checkout is touched
+# but pip's own cache and, for `make demo`, the model store (VESTAL_HOME, else ~/.local/share/vestal).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help: ## what each word does
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); Vestal needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no venv module; on Debian: apt install python3-venv python3-dev" >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "make: no C++ compiler; on Debian: apt install g++" >&2; exit 1; }
+	@echo "== setting up $(VENV) (the first time compiles llama.cpp: about four minutes on two cores)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'pip' 
+	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+install: $(STAMP) ## set up .venv with the daemon, the adapters and the development tools
+
+demo: $(STAMP) ## fetch two small models, start a private vestald, watch it answer
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP) ## the whole suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP) ## the benchmarks, as ratios in one run
+	@$(BIN)/python -m benchmarks
+
+clean: ## remove .venv and caches (not the model store)
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,144 @@
+"""Bytes ↔ messages, and what is said of bytes that are none.
+
+A payload is judged in two steps, the second only for payloads that fail the first. Decoding against the union
+of a socket's messages is one pass in C. Where it fails, the payload is decoded without a schema to tell the
+three faults apart: not one MessagePack map with a string `type` (`malformed_frame`, the connection ends),
+a `type` this socket does not take (`unknown_message`), a field that breaks the schema (`invalid_request`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from vestal import messages as m
+from vestal.errors import InvalidRequest, MalformedFrame, UnknownMessage, WireError, error_for_code
+from vestal.framing import PREFIX, too_large
+
+__all__ = ["Codec", "encode", "error_frame", "exception_of"]
+
+M = TypeVar("M")
+Bytes = bytes | bytearray | memoryview
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+_any_decoder = msgspec.msgpack.Decoder()
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_IN_CONTAINER = re.compile(r"^(?P<inner>[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (?P<rest>.*)$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+
+
+def append_frame(buffer: bytearray, message: msgspec.Struct, limit: int) -> None:
+    """Append `message` as one frame to `buffer`; raises `FrameTooLarge` and leaves the buffer as it was."""
+    payload = encode(message)
+    if len(payload) > limit:
+        raise too_large(len(payload), limit)
+    buffer += PREFIX.pack(len(payload))
+    buffer += payload
+
+
+class Codec(Generic[M]):
+    """Decodes the messages of one socket in one direction at one version."""
+
+    def __init__(self, union: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+        self.types = tuple(sorted(_tags(union)))
+
+    def decode(self, payload: Bytes) -> M:
+        """The message, or one of `MalformedFrame`, `UnknownMessage`, `InvalidRequest`, with the id if it has one."""
+        try:
+            message: M = self._decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise self._explain(payload, exc) from None
+        return message
+
+    def _explain(self, payload: Bytes, exc: Exception) -> WireError:
+        try:
+            loose = _any_decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as broken:
+            return MalformedFrame(
+                f"payload of {len(payload)} bytes is not one MessagePack value: {_first_line(broken)}",
+                hint="each frame holds exactly one MessagePack map",
+                details={"size": len(payload)},
+            )
+        if not isinstance(loose, dict):
+            return MalformedFrame(f"payload is a MessagePack {type(loose).__name__}, expected a map with a `type`")
+        kind = loose.get("type")
+        if not isinstance(kind, str):
+            return MalformedFrame("the map has no string key `type`", details={"types": self.types})
+        id = _id_of(loose)
+        if kind not in self.types:
+            return UnknownMessage(
+                f"no message of type {_shown(kind)} is taken here",
+                hint=f"this socket takes {', '.join(self.types)}",
+                details={"type": kind[:64], "types": self.types},
+                id=id,
+            )
+        field, what = _field_and_fault(str(exc))
+        return InvalidRequest(
+            f"{kind}.{field}: {what}" if field else f"{kind}: {what}", details={"type": kind, "field": field}, id=id
+        )
+
+
+def _tags(union: Any) -> set[str]:
+    members = getattr(union, "__args__", (union,))
+    return {str(member.__struct_config__.tag) for member in members}
+
+
+def _id_of(loose: dict[Any, Any]) -> int | None:
+    id = loose.get("id")
+    return id if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**63 else None
+
+
+def _field_and_fault(text: str) -> tuple[str, str]:
+    """Split msgspec's "<fault> - at `$.path`" and name a missing or inner field by its whole path."""
+    match = _PATH.match(text)
+    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    if missing := _MISSING.search(what):
+        path, what = _join(path, missing["field"]), "required field is missing"
+    elif inner := _IN_CONTAINER.match(what):
+        path, what = _join(path, inner["inner"]), inner["rest"]
+    return path, what[:1].lower() + what[1:]
+
+
+def _join(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 64 else text[:64] + "…")
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+
+
+def error_frame(error: WireError, id: int | None = None) -> m.Error:
+    """The wire form of an exception; `id` overrides the one the exception carries."""
+    return m.Error(
+        id=error.id if id is None else id,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        retry_after_ms=error.retry_after_ms,
+        hint=error.hint,
+        details=error.details or None,
+    )
+
+
+def exception_of(frame: m.Error) -> WireError:
+    """The exception of an `error` frame; an unknown code is a plain `WireError` that keeps it."""
+    cls = error_for_code(frame.code)
+    error = cls(
+        frame.message,
+        hint=frame.hint,
+        details=frame.details,
+        retryable=frame.retryable,
+        retry_after_ms=frame.retry_after_ms,
+        id=frame.id,
+    )
+    if cls is WireError:
+        error.code = frame.code  # type: ignore[misc]  # the class has the default; this one keeps what came
+    return error

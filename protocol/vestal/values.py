@@ -1,0 +1,270 @@
+"""The values that wire messages, the backend port and the client library share.
+
+Frozen structs, no behaviour beyond validation. A constraint written here is checked wherever the value is
+decoded, so the wire, a worker channel and a configuration file refuse the same things in the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+__all__ = [
+    "FLAGS",
+    "Attachment",
+    "AttachmentKind",
+    "AudioBlock",
+    "BackendState",
+    "Capabilities",
+    "ContentBlock",
+    "ContextPolicy",
+    "GenerateOptions",
+    "ImageBlock",
+    "LifecycleState",
+    "Message",
+    "MessageV2",
+    "NamedTool",
+    "Notice",
+    "Priority",
+    "ResponseFormat",
+    "Role",
+    "StopReason",
+    "TextBlock",
+    "Thinking",
+    "ThinkingBlock",
+    "Timings",
+    "Tool",
+    "ToolChoice",
+    "ToolResultBlock",
+    "ToolUseBlock",
+    "Usage",
+    "blocks_text",
+]
+
+Role = Literal["system", "user", "assistant"]
+StopReason = Literal["end", "length", "stop_sequence", "tool_use", "cancelled", "refused"]
+Priority = Literal["interactive", "normal", "batch"]
+ContextPolicy = Literal["error", "truncate", "shift"]
+CachePolicy = Literal["caller", "none"]
+Thinking = Literal["auto", "off", "minimal", "low", "medium", "high", "xhigh"]
+AttachmentKind = Literal["image", "audio"]
+LifecycleState = Literal["starting", "loading", "ready", "draining", "stopping", "stopped", "failed"]
+BackendState = Literal["starting", "loading", "ready", "unavailable", "stopping", "stopped", "failed"]
+
+MAX_ATTACHMENTS = 32
+MAX_GRAMMAR_BYTES = 64 * 1024
+MAX_STOP_STRINGS = 16
+
+Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+ShortText = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Message(Struct, frozen=True):
+    """One turn of a v1 conversation: plain text."""
+
+    role: Role
+    content: str
+
+
+class TextBlock(Struct, frozen=True, tag="text"):
+    text: str
+
+
+class ImageBlock(Struct, frozen=True, tag="image"):
+    """`attachment` is an index into the request's `attachments`."""
+
+    attachment: Annotated[int, Meta(ge=0, lt=MAX_ATTACHMENTS)]
+
+
+class AudioBlock(Struct, frozen=True, tag="audio"):
+    """`attachment` is an index into the request's `attachments`."""
+
+    attachment: Annotated[int, Meta(ge=0, lt=MAX_ATTACHMENTS)]
+
+
+class ThinkingBlock(Struct, frozen=True, tag="thinking"):
+    text: str
+
+
+class ToolUseBlock(Struct, frozen=True, tag="tool_use"):
+    """The model asks for a tool: whole, never in pieces."""
+
+    call_id: ShortText
+    name: ShortText
+    input: dict[str, Any]
+
+
+class ToolResultBlock(Struct, frozen=True, tag="tool_result"):
+    """The app's answer to the `tool_use` with the same `call_id`."""
+
+    call_id: ShortText
+    content: str
+    is_error: bool = False
+
+
+ContentBlock = TextBlock | ImageBlock | AudioBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+
+_BLOCKS_OF_ROLE: dict[str, tuple[type, ...]] = {
+    "system": (TextBlock,),
+    "user": (TextBlock, ImageBlock, AudioBlock, ToolResultBlock),
+    "assistant": (TextBlock, ThinkingBlock, ToolUseBlock),
+}
+
+
+class MessageV2(Struct, frozen=True):
+    """One turn of a v2 conversation: typed blocks. Which role may carry which block is checked here."""
+
+    role: Role
+    content: Annotated[list[ContentBlock], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        allowed = _BLOCKS_OF_ROLE[self.role]
+        for index, block in enumerate(self.content):
+            if not isinstance(block, allowed):
+                kind = type(block).__struct_config__.tag
+                raise ValueError(f"content[{index}]: a {self.role} message cannot hold a `{kind}` block")
+
+
+def blocks_text(blocks: list[ContentBlock]) -> str:
+    """The concatenated text of the `text` blocks."""
+    return "".join(block.text for block in blocks if isinstance(block, TextBlock))
+
+
+class Attachment(Struct, frozen=True):
+    """Media of a v2 request, native bytes: never base64."""
+
+    kind: AttachmentKind
+    media_type: ShortText
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"Attachment(kind={self.kind!r}, media_type={self.media_type!r}, bytes={len(self.data)})"
+
+
+class Tool(Struct, frozen=True):
+    """A function the model may ask for; `input_schema` is a JSON Schema of its arguments object."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    input_schema: dict[str, Any]
+    description: str = ""
+
+
+class NamedTool(Struct, frozen=True):
+    """`tool_choice` that forces one tool."""
+
+    name: ShortText
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+
+class ResponseFormat(Struct, frozen=True, tag="json_schema"):
+    """The answer must be JSON valid under `schema`."""
+
+    schema: dict[str, Any]
+
+
+class GenerateOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The options of `generate`. All are optional; `None` leaves the choice to the model's defaults.
+
+    Sampling follows llama.cpp's definitions: temperature 0 is greedy, `top_k` 0 and `min_p` 0 are off,
+    `repeat_penalty` 1 is off.
+    """
+
+    model: ShortText | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=5.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | None = None
+    # llama.cpp reserves 2**32 - 1 for "choose at random".
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 2)] | None = None
+    stop: Annotated[list[ShortText], Meta(max_length=MAX_STOP_STRINGS)] = []
+    stream: bool = True
+    grammar: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_BYTES)] | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    context_policy: ContextPolicy = "error"
+    priority: Priority = "normal"
+    queue_timeout_ms: Milliseconds | None = None
+    timeout_ms: Milliseconds | None = None
+    cache: CachePolicy = "caller"
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):  # NaN passes every range check
+                raise ValueError(f"{name}: expected a finite number, got {value}")
+        if self.grammar is not None:
+            if self.response_format is not None:
+                raise ValueError("response_format: cannot be combined with grammar; give one of the two")
+            if (size := len(self.grammar.encode())) > MAX_GRAMMAR_BYTES:
+                raise ValueError(f"grammar: {size} bytes, the limit is {MAX_GRAMMAR_BYTES}")
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one request. `cached_tokens` of the input were not prefilled again."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Timings(Struct, frozen=True):
+    """Milliseconds, on the daemon's monotonic clock.
+
+    `queue_ms`: accepted → handed to the backend. `prefill_ms`: the engine's own figure for the prompt, 0 where
+    it tells none. `first_token_ms`: accepted → first output, 0 without output. `decode_ms`: first output → end.
+    """
+
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+class Notice(Struct, frozen=True):
+    """Something the daemon or the backend adjusted, said out loud."""
+
+    code: str
+    message: str
+
+
+class Capabilities(Struct, frozen=True, kw_only=True):
+    """What a backend can do. The defaults describe a text-only v1 backend with one slot.
+
+    `context_length` and `max_output_tokens` are tokens; `None` is "no limit of its own". `options` names the
+    generate options, beyond those the daemon itself honours, that the backend honours.
+    """
+
+    generate: bool = True
+    v2: bool = False
+    embed: bool = False
+    count: bool = False
+    tools: bool = False
+    thinking: bool = False
+    vision: bool = False
+    audio: bool = False
+    grammar: bool = False
+    json_schema: bool = False
+    logprobs: bool = False
+    slots: Annotated[int, Meta(ge=1)] = 1
+    context_length: Annotated[int, Meta(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_input_texts: Annotated[int, Meta(ge=1)] | None = None
+    embedding_dimensions: Annotated[int, Meta(ge=1)] | None = None
+    model: str = ""
+    family: str = ""
+    options: tuple[str, ...] = ("max_tokens",)
+
+
+FLAGS: tuple[str, ...] = (
+    "generate", "v2", "embed", "count", "tools", "thinking", "vision", "audio", "grammar", "json_schema", "logprobs",
+)  # fmt: skip
+"""The yes-or-no capabilities: what a hello may `require`."""
