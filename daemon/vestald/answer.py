@@ -1,0 +1,178 @@
+"""What a request has produced so far, and its one terminal frame.
+
+Backend events become wire messages here and nowhere else. Whoever ends a request calls `done`, `fail` or
+`interrupted`; the first call sends the terminal frame, later ones find it sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vestal import messages as m
+from vestal.backend import EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
+from vestal.codec import error_frame
+from vestal.errors import FrameTooLarge, ShuttingDown, WireError
+from vestal.values import (
+    ContentBlock,
+    Notice,
+    StopReason,
+    TextBlock,
+    ThinkingBlock,
+    Timings,
+    ToolUseBlock,
+    Usage,
+)
+from vestald.job import Ended, Job
+from vestald.session import Session
+
+__all__ = ["Answer", "Collected", "Terminal"]
+
+
+class Terminal:
+    """The promise of exactly one terminal frame, for one request of one session."""
+
+    def __init__(self, session: Session, job: Job, ended: Callable[[Job, str, Usage], None]) -> None:
+        self.session = session
+        self.job = job
+        self.sent = False
+        self._ended = ended
+
+    def usage(self) -> Usage:
+        """What is known to have been used, for a request that did not come to its own end."""
+        return Usage(output_tokens=self.job.output_tokens)
+
+    def end(self, frame: m.Done | m.Embeddings | m.Error, outcome: str, usage: Usage) -> None:
+        """Send the terminal frame, unless one was sent or nobody is there to read it."""
+        if self.sent:
+            return
+        self.sent = True
+        if self.session.alive:
+            try:
+                self.session.send(frame)
+            except FrameTooLarge as error:
+                outcome = error.code
+                self.session.send(error_frame(error, self.job.id))
+        self._ended(self.job, outcome, usage)
+
+    def fail(self, error: WireError) -> None:
+        """End with `error`."""
+        self.end(error_frame(error, self.job.id), error.code, self.usage())
+
+    def interrupted(self, why: Ended) -> None:
+        """End because somebody outside ended it."""
+        self.fail(ShuttingDown(f"{why.value}; {self.job.output_tokens} tokens were made", hint="ask again later"))
+
+
+class Collected:
+    """The blocks of an answer that is not streamed; text of one kind in a row is one block."""
+
+    def __init__(self) -> None:
+        self._blocks: list[ContentBlock] = []
+        self._kind: type[TextBlock] | type[ThinkingBlock] = TextBlock
+        self._pieces: list[str] = []
+
+    def add(self, event: TextEvent | ThinkingEvent | ToolUseEvent) -> None:
+        if isinstance(event, ToolUseEvent):
+            self._close()
+            self._blocks.append(ToolUseBlock(call_id=event.call_id, name=event.name, input=event.input))
+            return
+        kind = TextBlock if isinstance(event, TextEvent) else ThinkingBlock
+        if kind is not self._kind:
+            self._close()
+            self._kind = kind
+        self._pieces.append(event.text)
+
+    def blocks(self) -> list[ContentBlock]:
+        self._close()
+        return self._blocks
+
+    def _close(self) -> None:
+        if self._pieces:
+            self._blocks.append(self._kind("".join(self._pieces)))
+            self._pieces = []
+
+
+class Answer(Terminal):
+    """The answer to one `generate`: pieces as they come, times, and the terminal frame."""
+
+    def __init__(
+        self,
+        session: Session,
+        job: Job,
+        ended: Callable[[Job, str, Usage], None],
+        *,
+        stream: bool,
+        now: Callable[[], float],
+    ) -> None:
+        super().__init__(session, job, ended)
+        self.model = ""
+        self.started: float | None = None  # loop time, seconds
+        self._now = now
+        self._first: float | None = None
+        self._prompt = PromptEvent(input_tokens=0)
+        self._collected = None if stream else Collected()
+        self._piece: type[m.Token] | type[m.Text] = m.Token if session.conn.version == 1 else m.Text
+
+    def add(self, event: TextEvent | ThinkingEvent | ToolUseEvent | PromptEvent) -> None:
+        """Take one event of the backend, and send it on if the client streams."""
+        if isinstance(event, PromptEvent):
+            self._prompt = event
+            return
+        self.job.output_tokens += event.tokens
+        if self._first is None:
+            self._first = self._now()
+        if self._collected is not None:
+            self._collected.add(event)
+        elif type(event) is TextEvent:
+            self.session.send(self._piece(self.job.id, event.text))
+        elif isinstance(event, ThinkingEvent):
+            self.session.send(m.ThinkingDelta(self.job.id, event.text))
+        elif isinstance(event, ToolUseEvent):
+            self.session.send(m.ToolUse(id=self.job.id, call_id=event.call_id, name=event.name, input=event.input))
+
+    def usage(self) -> Usage:
+        return Usage(
+            input_tokens=self._prompt.input_tokens,
+            cached_tokens=self._prompt.cached_tokens,
+            output_tokens=self.job.output_tokens,
+        )
+
+    def finish(self, end: EndEvent) -> None:
+        """End as the backend ended."""
+        self._done(end.stop_reason, end.usage, end.notices)
+
+    def interrupted(self, why: Ended) -> None:
+        if why is Ended.SHUTDOWN:
+            super().interrupted(why)
+        else:
+            notices = [Notice("cancelled_by_operator", why.value)] if why is Ended.OPERATOR else []
+            self._done("cancelled", self.usage(), notices)
+
+    def _done(self, reason: StopReason, usage: Usage, notices: list[Notice]) -> None:
+        blocks = None if self._collected is None else self._collected.blocks()
+        v1 = self.session.conn.version == 1
+        frame = m.Done(
+            id=self.job.id,
+            stop_reason=reason,
+            usage=usage,
+            backend=self.job.backend,
+            model=self.model,
+            timings=self._timings(),
+            notices=notices,
+            text="".join(b.text for b in blocks if isinstance(b, TextBlock)) if v1 and blocks is not None else None,
+            content=None if v1 else blocks,
+        )
+        self.end(frame, reason, usage)
+
+    def _timings(self) -> Timings:
+        now, accepted = self._now(), self.job.accepted
+        return Timings(
+            queue_ms=_ms((now if self.started is None else self.started) - accepted),
+            prefill_ms=self._prompt.prefill_ms,
+            first_token_ms=0.0 if self._first is None else _ms(self._first - accepted),
+            decode_ms=0.0 if self._first is None else _ms(now - self._first),
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)

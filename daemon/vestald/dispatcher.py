@@ -1,0 +1,121 @@
+"""The scheduler's shell: it owns the clock, one timer, and a future per waiting ticket.
+
+`slot` is the only way to a backend. Whatever ends the `with` block — the end of the stream, an error, a cancel
+while waiting — gives the place back and lets the next one start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from vestal.errors import BackendUnavailable, QueueTimeout, VestalError
+from vestald.admission import Lane, Scheduler, Ticket
+
+__all__ = ["Dispatcher", "PositionWatcher"]
+
+PositionWatcher = Callable[[int, int, int | None], None]
+"""(position, depth, eta_ms): called when a waiting ticket's position is first known and whenever it changes."""
+
+
+class Dispatcher:
+    """Runs one `Scheduler` on the event loop."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self._loop = asyncio.get_running_loop()
+        self._futures: dict[Ticket, asyncio.Future[None]] = {}
+        self._watchers: dict[Ticket, tuple[PositionWatcher, list[int]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._announcing = False
+
+    @asynccontextmanager
+    async def slot(self, ticket: Ticket, watcher: PositionWatcher | None = None) -> AsyncIterator[Ticket]:
+        """Wait for a slot of the ticket's lane and hold it. Set `ticket.used` to the tokens it really cost.
+
+        Raises `QueueFull` at once, `QueueTimeout` at the ticket's queue deadline, `BackendUnavailable`.
+        """
+        self.scheduler.submit(ticket, self._loop.time())
+        future = self._futures[ticket] = self._loop.create_future()
+        if watcher is not None:
+            self._watchers[ticket] = (watcher, [0])
+        try:
+            self._advance()
+            await future
+            yield ticket
+        finally:
+            self._futures.pop(ticket, None)
+            self._watchers.pop(ticket, None)
+            self.scheduler.end(ticket, self._loop.time())
+            self._advance()
+
+    def open_lane(self, name: str, slots: int) -> None:
+        """The backend serves (again), with that many slots."""
+        lane = self.scheduler.lanes.get(name) or self.scheduler.add_lane(name, slots)
+        lane.slots, lane.open = slots, True
+        self._advance()
+
+    def shut_lane(self, name: str) -> None:
+        """The backend is away; what waits for it waits on."""
+        if lane := self.scheduler.lanes.get(name):
+            lane.open = False
+
+    def fail_lane(self, name: str, reason: str) -> None:
+        """The backend will not come back by itself: end what waits for it with `backend_unavailable`."""
+        lane: Lane | None = self.scheduler.lanes.get(name)
+        for ticket in list(lane.order()) if lane else []:
+            self._reject(
+                ticket,
+                BackendUnavailable(
+                    f"backend {name!r} is not serving: {reason}",
+                    hint=f"an operator can restart it: vestal restart {name}",
+                    details={"backend": name},
+                ),
+            )
+
+    def _advance(self) -> None:
+        now = self._loop.time()
+        started, late = self.scheduler.advance(now)
+        for ticket in started:
+            future = self._futures.get(ticket)
+            if future is not None and not future.done():
+                future.set_result(None)
+        for ticket in late:
+            waited = round(1000 * (now - ticket.entered))
+            self._reject(
+                ticket,
+                QueueTimeout(
+                    f"waited {waited} ms for a slot of backend {ticket.lane!r}, as long as queue_timeout_ms allows",
+                    hint="retry later, or allow a longer queue_timeout_ms",
+                    details={"waited_ms": waited},
+                ),
+            )
+        self._set_timer()
+        if self._watchers and not self._announcing:
+            self._announcing = True
+            self._loop.call_soon(self._announce)
+
+    def _reject(self, ticket: Ticket, error: VestalError) -> None:
+        future = self._futures.get(ticket)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.scheduler.next_deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._advance)
+
+    def _announce(self) -> None:
+        self._announcing = False
+        for ticket, position, eta in self.scheduler.positions():
+            entry = self._watchers.get(ticket)
+            if entry is not None and entry[1][0] != position:
+                entry[1][0] = position
+                entry[0](position, self.scheduler.waiting, None if eta is None else round(1000 * eta))
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {self.scheduler!r}>"

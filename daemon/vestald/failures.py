@@ -1,0 +1,35 @@
+"""Why the daemon cannot run: one line for stderr, a hint, and the exit code that tells the truth (sysexits.h).
+
+Failure
+├── BadConfiguration   78  the file, a flag, the runtime directory, an adapter's options
+├── AlreadyRunning     75  another instance owns the runtime directory
+└── BackendFailed      69  a backend did not become ready
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from vestal.errors import VestalError
+
+__all__ = ["EX_INTERNAL", "AlreadyRunning", "BackendFailed", "BadConfiguration", "Failure"]
+
+EX_INTERNAL = 70
+
+
+class Failure(VestalError):
+    """The daemon ends, and says why in one line."""
+
+    exit_code: ClassVar[int] = EX_INTERNAL
+
+
+class BadConfiguration(Failure):
+    exit_code = 78
+
+
+class AlreadyRunning(Failure):
+    exit_code = 75
+
+
+class BackendFailed(Failure):
+    exit_code = 69

@@ -1,0 +1,123 @@
+"""The sessions of infer.sock and embed.sock: from messages to jobs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vestal import messages as m
+from vestal.backend import CountRequest
+from vestal.codec import error_frame
+from vestal.errors import QueueFull, Unsupported, WireError
+from vestald.job import Ended, Job, Jobs
+from vestald.router import choose_generator
+from vestald.session import Host, Session
+from vestald.work import Embedding, Generation, Services, internal_error
+
+__all__ = ["EmbedSession", "InferSession", "RequestHost"]
+
+
+class RequestHost(Host, Services):
+    """What a session that takes requests needs of the daemon."""
+
+    jobs: Jobs
+    requests_per_connection: int
+
+
+class _RequestSession(Session):
+    """Jobs by the client's ids, a bound on how many, and their end when the client leaves."""
+
+    host: RequestHost
+
+    def __init__(self, host: RequestHost) -> None:
+        super().__init__(host)
+        self._by_id: dict[int, Job] = {}
+
+    def disconnected(self) -> None:
+        for job in list(self._by_id.values()):
+            job.cancel(Ended.GONE)
+
+    def _start(self, message: m.Generate | m.GenerateV2 | m.Embed) -> None:
+        if self._over_limit(message.id):
+            return
+        priority = "normal" if isinstance(message, m.Embed) else message.priority
+        job = self.host.jobs.new(message.id, self, self._loop.time(), priority)
+        self._by_id[message.id] = job
+        work: Generation | Embedding
+        if isinstance(message, m.Embed):
+            work = Embedding(self, message, job, self.host)
+        else:
+            work = Generation(self, message, job, self.host)
+        job.task = self.spawn(work.run())
+        job.task.add_done_callback(lambda _: self._forget(job))
+
+    def _forget(self, job: Job) -> None:
+        if self._by_id.get(job.id) is job:
+            del self._by_id[job.id]
+        self.host.jobs.forget(job)
+
+    def _cancel(self, id: int) -> None:
+        if (job := self._by_id.get(id)) is not None:
+            job.cancel(Ended.CLIENT)
+
+    def _over_limit(self, id: int) -> bool:
+        flying, limit = len(self.conn.requests), self.host.requests_per_connection
+        if flying <= limit:
+            return False
+        error = QueueFull(
+            f"{flying - 1} requests are in flight on this connection, the limit is {limit}",
+            hint="wait for one to end, or raise admission.requests_per_connection",
+            details={"depth": flying - 1, "limit": limit, "bound": "requests_per_connection"},
+        )
+        self.send(error_frame(error, id))
+        self.host.refused(self, error)
+        return True
+
+
+class InferSession(_RequestSession):
+    kind = "infer"
+
+    def handle(self, message: m.AnyMessage) -> None:
+        if isinstance(message, m.Generate | m.GenerateV2):
+            self._start(message)
+        elif isinstance(message, m.Cancel):
+            self._cancel(message.id)
+        elif isinstance(message, m.Count | m.CountV2) and not self._over_limit(message.id):
+            self.spawn(self._count(message))
+
+    async def _count(self, message: m.Count | m.CountV2) -> None:
+        answer: m.Counted | m.Error
+        try:
+            answer = await self._counted(message)
+        except WireError as error:
+            answer = error_frame(error, message.id)
+        except asyncio.CancelledError:
+            raise
+        except Exception as fault:  # an adapter may raise anything
+            answer = error_frame(internal_error("", fault), message.id)
+        if self.alive:
+            self.send(answer)
+
+    async def _counted(self, message: m.Count | m.CountV2) -> m.Counted:
+        unit = choose_generator(message.model, self.conn.version, self.host.candidates())
+        if not unit.capabilities.count:
+            raise Unsupported(
+                f"model {unit.capabilities.model!r} cannot count tokens",
+                hint="the welcome lists each backend's capabilities",
+                details={"option": "count"},
+            )
+        if isinstance(message, m.Count):
+            request = CountRequest(messages=message.messages)
+        else:
+            request = CountRequest(messages_v2=message.messages, tools=message.tools)
+        tokens = await unit.backend.count(request)
+        return m.Counted(id=message.id, input_tokens=tokens, context_length=unit.capabilities.context_length)
+
+
+class EmbedSession(_RequestSession):
+    kind = "embed"
+
+    def handle(self, message: m.AnyMessage) -> None:
+        if isinstance(message, m.Embed):
+            self._start(message)
+        elif isinstance(message, m.Cancel):
+            self._cancel(message.id)

@@ -1,0 +1,175 @@
+"""Every backend's life: started side by side, watched by what they report, stopped together within a deadline.
+
+A `Unit` is one backend with its state machine. The supervisor owns the units and is the only one who moves
+their states; a backend moves itself between ready and unavailable by calling the report it was handed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from vestal.backend import Backend, Health, Loading, Ready, Unavailable
+from vestal.errors import VestalError
+from vestal.values import BackendState, Capabilities
+from vestald.events import EventHub
+from vestald.failures import BackendFailed
+from vestald.lifecycle import BACKEND, Machine
+
+__all__ = ["Supervisor", "Unit"]
+
+
+class Unit:
+    """One configured backend and what is known of it. `percent` counts while it loads."""
+
+    def __init__(self, adapter: str, backend: Backend, changed: Callable[[Unit], None]) -> None:
+        self.adapter = adapter
+        self.backend = backend
+        self.percent = 0.0
+        self.detail = ""
+        self.given_up = False  # unavailable, and not trying to come back
+        self.machine: Machine[BackendState] = Machine(
+            f"backend {backend.name}", BACKEND, "starting", lambda _before, _after: changed(self)
+        )
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    @property
+    def state(self) -> BackendState:
+        return self.machine.state
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
+
+    def __repr__(self) -> str:
+        percent = f" {self.percent:.0f} %" if self.state == "loading" else ""
+        return f"<Unit {self.name} {self.state}{percent}>"
+
+
+class Supervisor:
+    """Starts, watches, restarts and stops the units. `changed(unit)` is called after every change of state."""
+
+    def __init__(self, backends: list[tuple[str, Backend]], events: EventHub, changed: Callable[[Unit], None]) -> None:
+        self._events = events
+        self._notify = changed
+        self.units = [Unit(adapter, backend, self._changed) for adapter, backend in backends]
+
+    @property
+    def serving(self) -> list[Unit]:
+        """The units that have been ready and may take requests: those away for now are among them."""
+        return [unit for unit in self.units if unit.state in ("ready", "unavailable")]
+
+    async def start_all(self, timeout: float) -> None:
+        """Start all at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
+        tasks = {asyncio.create_task(self._start(unit)): unit for unit in self.units}
+        try:
+            async with asyncio.timeout(timeout):
+                for finished in asyncio.as_completed(tasks):
+                    await finished
+        except TimeoutError:
+            raise self._too_slow(timeout) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def restart(self, unit: Unit, timeout: float) -> None:
+        """Stop and start one unit. Raises `BackendFailed` if it does not come back."""
+        unit.given_up = False
+        unit.machine.to("stopping")
+        await unit.backend.stop(timeout)
+        unit.machine.to("stopped")
+        unit.machine.to("starting")
+        await self._start(unit)
+
+    async def stop_all(self, timeout: float) -> list[str]:
+        """`backend.stop(timeout)` for all at once; the names of those that did not return in time."""
+        stopping = {asyncio.create_task(self._stop(unit, timeout)): unit for unit in self.units}
+        done, late = await asyncio.wait(stopping, timeout=timeout)
+        for task in late:
+            task.cancel()
+        for task in done:
+            if (fault := task.exception()) is not None:
+                self._events.emit("backend_stop_failed", level="error", backend=stopping[task].name, error=repr(fault))
+        return [stopping[task].name for task in late]
+
+    async def _start(self, unit: Unit) -> None:
+        unit.percent, unit.detail = 0.0, ""
+        try:
+            await unit.backend.start(lambda progress: self._reported(unit, progress))
+        except VestalError as exc:
+            self._failed(unit, exc.message)
+            raise BackendFailed(f"backend {unit.name!r} did not start: {exc.message}", hint=exc.hint) from exc
+        except Exception as exc:
+            self._failed(unit, type(exc).__name__)
+            raise BackendFailed(
+                f"backend {unit.name!r} did not start: {type(exc).__name__}: {exc}",
+                hint=f"this is a fault in adapter {unit.adapter!r}",
+            ) from exc
+        unit.percent, unit.detail = 100.0, ""
+        unit.machine.to("ready")
+
+    def _failed(self, unit: Unit, why: str) -> None:
+        unit.detail = why
+        if unit.machine.may("failed"):
+            unit.machine.to("failed")
+
+    async def _stop(self, unit: Unit, timeout: float) -> None:
+        if unit.machine.may("stopping"):
+            unit.machine.to("stopping")
+        await unit.backend.stop(timeout)
+        if unit.machine.may("stopped"):
+            unit.machine.to("stopped")
+
+    def _reported(self, unit: Unit, report: Loading | Ready | Unavailable) -> None:
+        if isinstance(report, Loading):
+            self._progress(unit, report)
+        elif isinstance(report, Unavailable):
+            self._lost(unit, report)
+        elif unit.machine.may("ready") and unit.state == "unavailable":
+            unit.percent, unit.detail = 100.0, ""
+            unit.machine.to("ready")
+
+    def _lost(self, unit: Unit, report: Unavailable) -> None:
+        unit.detail, unit.given_up = report.reason, not report.recovering
+        if unit.state == "unavailable":
+            self._notify(unit)  # it was trying to come back, and has given up
+        elif unit.machine.may("unavailable"):
+            unit.machine.to("unavailable")
+
+    def _progress(self, unit: Unit, report: Loading) -> None:
+        whole = int(report.percent) != int(unit.percent)
+        unit.percent, unit.detail = max(unit.percent, report.percent), report.detail
+        if unit.state == "starting":
+            unit.machine.to("loading")
+        if whole and unit.state == "loading":
+            self._events.emit(
+                "backend_loading",
+                level="debug",
+                backend=unit.name,
+                percent=round(report.percent, 1),
+                detail=report.detail,
+            )
+
+    def _changed(self, unit: Unit) -> None:
+        level = "warning" if unit.state in ("unavailable", "failed") else "info"
+        self._events.emit("backend_state", level=level, backend=unit.name, state=unit.state, detail=unit.detail)
+        self._notify(unit)
+
+    def _too_slow(self, timeout: float) -> BackendFailed:
+        late = ", ".join(f"{u.name} at {u.percent:.0f} %" for u in self.units if u.state in ("starting", "loading"))
+        return BackendFailed(
+            f"not ready within {timeout:g} s: {late}",
+            hint="allow more with daemon.ready_timeout in the configuration",
+        )
+
+
+async def health_of(unit: Unit) -> Health:
+    """The backend's own view; an adapter that breaks its promise never to raise costs only its own answer."""
+    try:
+        return await unit.backend.health()
+    except Exception as exc:  # the port forbids it, and a status must still be shown
+        return Health(state="unavailable", detail=f"health() raised {type(exc).__name__}")
