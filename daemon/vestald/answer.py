@@ -106,7 +106,7 @@ class Answer(Terminal):
     ) -> None:
         super().__init__(session, job, ended)
         self.model = ""
-        self.started: float | None = None  # loop time, seconds
+        self.started: float | None = None  # time.monotonic, seconds
         self._now = now
         self._first: float | None = None
         self._prompt = PromptEvent(input_tokens=0)

@@ -66,6 +66,8 @@ class App:
             return
         if deadline is not None:
             self._deadline = deadline
+        if self.house.machine.may("stopping"):
+            self.house.machine.to("stopping")
         self._stop.set()
 
     async def _live(self) -> int:
@@ -76,7 +78,8 @@ class App:
                 await self._stop.wait()
         except Failure as exc:
             failure = exc
-            self.house.machine.to("failed")
+            if self.house.machine.may("failed"):
+                self.house.machine.to("failed")
         clean = await self._shut_down()
         if failure is not None:
             raise failure
@@ -102,13 +105,16 @@ class App:
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                loading.result()
-            return loading.done() and not self._stop.is_set()
+            if self._stop.is_set():
+                return False
+            loading.result()
+            return True
         finally:
             stopping.cancel()
             loading.cancel()
             await asyncio.wait({loading, stopping}, timeout=self._deadline)
+            if loading.done() and not loading.cancelled():
+                loading.exception()  # seen above, or made moot by the stop
 
     async def _open_gate(self) -> None:
         can = [unit.capabilities for unit in self.house.supervisor.units]
@@ -118,7 +124,8 @@ class App:
             await self._listen("infer")
         if not self._listeners.keys() - {"admin"}:
             raise BackendFailed("no backend can generate or embed", hint="configure one that can")
-        self.house.machine.to("ready")
+        if not self._stop.is_set():
+            self.house.machine.to("ready")
 
     async def _listen(self, kind: SocketKind) -> None:
         sockets = self._config.sockets
@@ -134,8 +141,6 @@ class App:
         """The stop sequence; True if nothing had to be abandoned."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._deadline
-        if self.house.machine.may("stopping"):
-            self.house.machine.to("stopping")
         for kind in ("infer", "embed"):
             if listener := self._listeners.pop(kind, None):
                 listener.close()

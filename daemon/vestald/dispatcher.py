@@ -7,6 +7,7 @@ while waiting — gives the place back and lets the next one start.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ class Dispatcher:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self._loop = asyncio.get_running_loop()
+        self._now = time.monotonic  # uvloop's own clock ticks in whole milliseconds
         self._futures: dict[Ticket, asyncio.Future[None]] = {}
         self._watchers: dict[Ticket, tuple[PositionWatcher, list[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -36,7 +38,7 @@ class Dispatcher:
 
         Raises `QueueFull` at once, `QueueTimeout` at the ticket's queue deadline, `BackendUnavailable`.
         """
-        self.scheduler.submit(ticket, self._loop.time())
+        self.scheduler.submit(ticket, self._now())
         future = self._futures[ticket] = self._loop.create_future()
         if watcher is not None:
             self._watchers[ticket] = (watcher, [0])
@@ -47,7 +49,7 @@ class Dispatcher:
         finally:
             self._futures.pop(ticket, None)
             self._watchers.pop(ticket, None)
-            self.scheduler.end(ticket, self._loop.time())
+            self.scheduler.end(ticket, self._now())
             self._advance()
 
     def open_lane(self, name: str, slots: int) -> None:
@@ -75,7 +77,7 @@ class Dispatcher:
             )
 
     def _advance(self) -> None:
-        now = self._loop.time()
+        now = self._now()
         started, late = self.scheduler.advance(now)
         for ticket in started:
             future = self._futures.get(ticket)
@@ -107,7 +109,7 @@ class Dispatcher:
             self._timer = None
         deadline = self.scheduler.next_deadline()
         if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._advance)
+            self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._advance)
 
     def _announce(self) -> None:
         self._announcing = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class House:
         self.supervisor = Supervisor(build_backends(config), self.events, self._unit_changed)
         self._on_stop = on_stop
         self._restarts: set[asyncio.Task[None]] = set()
-        self._now = asyncio.get_running_loop().time
+        self._now = time.monotonic
         self._since = self._now()
 
     # --- for every session ------------------------------------------------------------------------------------

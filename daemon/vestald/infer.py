@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from vestal import messages as m
 from vestal.backend import CountRequest
@@ -40,7 +41,7 @@ class _RequestSession(Session):
         if self._over_limit(message.id):
             return
         priority = "normal" if isinstance(message, m.Embed) else message.priority
-        job = self.host.jobs.new(message.id, self, self._loop.time(), priority)
+        job = self.host.jobs.new(message.id, self, time.monotonic(), priority)
         self._by_id[message.id] = job
         work: Generation | Embedding
         if isinstance(message, m.Embed):

@@ -38,7 +38,7 @@ class Job:
         self.number = number
         self.id = id
         self.owner = owner
-        self.accepted = accepted  # loop time, seconds
+        self.accepted = accepted  # time.monotonic, seconds
         self.priority: Priority = priority
         self.ticket: Ticket | None = None
         self.backend = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
@@ -103,9 +104,7 @@ class Generation(_Work):
     def __init__(self, session: Session, message: m.Generate | m.GenerateV2, job: Job, services: Services) -> None:
         super().__init__(session, job, services)
         self.message = message
-        loop = asyncio.get_running_loop()
-        self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream, now=loop.time)
-        self._now = loop.time
+        self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream, now=time.monotonic)
 
     async def _serve(self) -> None:
         timeout_ms = self.message.timeout_ms
@@ -130,7 +129,7 @@ class Generation(_Work):
         ticket = self._ticket(unit, cost, message.queue_timeout_ms)
         watch = self._queued if "queue_events" in session.conn.features else None
         async with self.services.generating.slot(ticket, watch):
-            self.terminal.started = self._now()
+            self.terminal.started = time.monotonic()
             if watch is not None and session.alive:
                 session.send(m.Started(id=message.id, backend=unit.name, model=model))
             await self._stream(unit, request, ticket)
