@@ -20,12 +20,12 @@ from typing import Any, ClassVar, Literal
 from msgspec import Struct
 
 from vestal.errors import Unsupported
+from vestal.explain import shown
 from vestal.values import (
     FLAGS,
     Attachment,
     Capabilities,
     GenerateOptions,
-    ImageBlock,
     Message,
     MessageV2,
     Notice,
@@ -246,6 +246,8 @@ class Backend(ABC):
 _DAEMON_OPTIONS = frozenset({"model", "stream", "priority", "queue_timeout_ms", "timeout_ms"})
 # Options that are a capability of their own.
 _FLAG_OF_OPTION = {"grammar": "grammar", "response_format": "json_schema", "logprobs": "logprobs"}
+# Content blocks that only some models can be shown.
+_FLAG_OF_BLOCK = {"image": "vision", "audio": "audio", "tool_use": "tools", "tool_result": "tools"}
 # Values that ask for nothing: every backend honours them.
 _NEUTRAL: dict[str, Any] = {"context_policy": "error", "cache": None, "stop": []}
 
@@ -255,7 +257,7 @@ def check_supported(request: GenerateRequest | GenerateRequestV2, capabilities: 
     for option, value in _asked(request.options):
         flag = _FLAG_OF_OPTION.get(option)
         if not (getattr(capabilities, flag) if flag else option in capabilities.options):
-            _refuse(option, f"{option}={value!r}" if flag is None else option, capabilities)
+            _refuse(option, option if flag else f"{option}={shown(repr(value))}", capabilities)
     if isinstance(request, GenerateRequestV2):
         _check_v2(request, capabilities)
 
@@ -281,8 +283,8 @@ def _check_v2(request: GenerateRequestV2, capabilities: Capabilities) -> None:
         _refuse("thinking", f"thinking={request.thinking!r}", capabilities)
     for number, message in enumerate(request.messages):
         for index, block in enumerate(message.content):
-            kind = "image" if isinstance(block, ImageBlock) else type(block).__struct_config__.tag
-            flag = {"image": "vision", "audio": "audio"}.get(str(kind))
+            kind = str(type(block).__struct_config__.tag)
+            flag = _FLAG_OF_BLOCK.get(kind)
             if flag is not None and not getattr(capabilities, flag):
                 _refuse(f"messages[{number}].content[{index}]", f"{kind} blocks", capabilities)
 

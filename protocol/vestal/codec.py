@@ -15,7 +15,9 @@ import msgspec
 
 from vestal import messages as m
 from vestal.errors import InvalidRequest, MalformedFrame, UnknownMessage, WireError, error_for_code
+from vestal.explain import MAX_ECHO, expected_one_of, shown
 from vestal.framing import PREFIX, too_large
+from vestal.state import OPENING
 
 __all__ = ["Codec", "encode", "error_frame", "exception_of"]
 
@@ -25,7 +27,8 @@ Bytes = bytes | bytearray | memoryview
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 _any_decoder = msgspec.msgpack.Decoder()
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+# Anchored at the end: what stands before may repeat a text of the peer's.
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _IN_CONTAINER = re.compile(r"^(?P<inner>[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (?P<rest>.*)$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
@@ -44,14 +47,20 @@ class Codec(Generic[M]):
 
     def __init__(self, union: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
-        self.types = tuple(sorted(_tags(union)))
+        self._union = union
+        self.members: tuple[type[msgspec.Struct], ...] = getattr(union, "__args__", (union,))
+        self.types = tuple(sorted({str(member.__struct_config__.tag) for member in self.members}))
 
     def decode(self, payload: Bytes) -> M:
         """The message, or one of `MalformedFrame`, `UnknownMessage`, `InvalidRequest`, with the id if it has one."""
         try:
             message: M = self._decoder.decode(payload)
+            # msgspec takes a struct that stands alone without its tag; the wire does not.
+            untyped = len(self.members) == 1 and "type" not in _any_decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise self._explain(payload, exc) from None
+        if untyped:
+            raise self._untyped()
         return message
 
     def _explain(self, payload: Bytes, exc: Exception) -> WireError:
@@ -67,24 +76,25 @@ class Codec(Generic[M]):
             return MalformedFrame(f"payload is a MessagePack {type(loose).__name__}, expected a map with a `type`")
         kind = loose.get("type")
         if not isinstance(kind, str):
-            return MalformedFrame("the map has no string key `type`", details={"types": self.types})
-        id = _id_of(loose)
+            return self._untyped()
         if kind not in self.types:
             return UnknownMessage(
-                f"no message of type {_shown(kind)} is taken here",
+                f"no message of type `{shown(kind)}` is taken here",
                 hint=f"this socket takes {', '.join(self.types)}",
-                details={"type": kind[:64], "types": self.types},
-                id=id,
+                details={"type": kind[:MAX_ECHO], "types": self.types},
+                id=_id_of(loose),
             )
         field, what = _field_and_fault(str(exc))
+        if what.startswith("invalid "):
+            what = expected_one_of(self._union, loose, field) or what[:MAX_ECHO]
         return InvalidRequest(
-            f"{kind}.{field}: {what}" if field else f"{kind}: {what}", details={"type": kind, "field": field}, id=id
+            f"{kind}.{field}: {what}" if field else f"{kind}: {what}",
+            details={"type": kind, "field": field},
+            id=_id_of(loose) if kind in OPENING else None,
         )
 
-
-def _tags(union: Any) -> set[str]:
-    members = getattr(union, "__args__", (union,))
-    return {str(member.__struct_config__.tag) for member in members}
+    def _untyped(self) -> MalformedFrame:
+        return MalformedFrame("the map has no string key `type`", details={"types": self.types})
 
 
 def _id_of(loose: dict[Any, Any]) -> int | None:
@@ -94,8 +104,8 @@ def _id_of(loose: dict[Any, Any]) -> int | None:
 
 def _field_and_fault(text: str) -> tuple[str, str]:
     """Split msgspec's "<fault> - at `$.path`" and name a missing or inner field by its whole path."""
-    match = _PATH.match(text)
-    what, path = (match["what"], match["path"] or "") if match else (text, "")
+    at = _PATH.search(text)
+    what, path = (text[: at.start()], at["path"]) if at else (text, "")
     if missing := _MISSING.search(what):
         path, what = _join(path, missing["field"]), "required field is missing"
     elif inner := _IN_CONTAINER.match(what):
@@ -105,10 +115,6 @@ def _field_and_fault(text: str) -> tuple[str, str]:
 
 def _join(path: str, field: str) -> str:
     return f"{path}.{field}" if path else field
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 64 else text[:64] + "…")
 
 
 def _first_line(exc: Exception) -> str:

@@ -11,7 +11,7 @@ daemon breaks the rules raises `RemoteProtocolError`: there is nobody to answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from vestal import messages as m
@@ -43,6 +43,11 @@ _WELCOME: Codec[m.AnyMessage] = Codec(m.Welcome | m.Error)
 _TAG: dict[type, str] = {cls: str(cls.__struct_config__.tag) for cls in m.AnyMessage.__args__}
 _OPENS: dict[type, RequestState] = {cls: OPENING[tag] for cls, tag in _TAG.items() if tag in OPENING}
 _PIECES = (m.Token, m.Text, m.ThinkingDelta)
+_NOT_IN_VERSION: Mapping[int, frozenset[type]] = {
+    1: frozenset({m.Text, m.ThinkingDelta, m.ToolUse}),
+    2: frozenset({m.Token}),
+}
+_OF_FEATURE: Mapping[str, frozenset[type]] = {"queue_events": frozenset({m.Queued, m.Started})}
 
 
 class _Connection:
@@ -57,11 +62,18 @@ class _Connection:
         self._out = bytearray()
         self._send_limit = HANDSHAKE_FRAME_LIMIT
         self._requests: dict[int, RequestState] = {}
+        self._requests_taken: frozenset[type] = frozenset()  # what the client may send, once open
+        self._replies_taken: frozenset[type] = frozenset()  # what the daemon may send, once open
 
     @property
     def requests(self) -> Mapping[int, RequestState]:
         """The requests in flight, by id."""
         return self._requests
+
+    @property
+    def over(self) -> bool:
+        """Whether the last word has been said: nothing more is read, and only what is queued is written."""
+        return self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED)
 
     @property
     def pending(self) -> int:
@@ -85,10 +97,17 @@ class _Connection:
         self.features = frozenset(welcome.features)
         self._reader.limit = MAX_FRAME_LIMIT
         self._send_limit = MAX_FRAME_LIMIT
+        self._requests_taken = frozenset(_REQUESTS[self.kind, self.version].members)
+        unagreed = (frames for feature, frames in _OF_FEATURE.items() if feature not in self.features)
+        self._replies_taken = frozenset(_REPLIES[self.kind].members).difference(
+            _NOT_IN_VERSION[self.version], *unagreed
+        )
 
-    def _require_open(self, message: m.AnyMessage) -> None:
+    def _require_legal(self, message: m.AnyMessage, taken: frozenset[type]) -> None:
         if self.state is not ConnectionState.OPEN:
             raise LocalProtocolError(f"cannot send {_TAG[type(message)]}: the connection is {self.state.value}")
+        if type(message) not in taken:
+            raise LocalProtocolError(f"{type(message).__name__} is no message of {self!r} in this direction")
 
     def _step(self, id: int, tag: str) -> bool:
         """Move request `id` by a daemon's frame; False if the table forbids it."""
@@ -110,21 +129,22 @@ class _Connection:
 
 
 class ServerConnection(_Connection):
-    """The daemon's end.
+    """The daemon's end. `offer` is asked at the hello for what there is to offer at that moment.
 
+    A hello is answered here, so that what a client sent right behind it is read by the version agreed on.
     `receive` gives the client's messages in order, and for each fault the `WireError` that was queued as an
     answer. After a fault with `closes`, `state` is CLOSING: flush `data_to_send` and close.
     """
 
-    def __init__(self, kind: SocketKind, *, max_frame: int = MAX_FRAME_LIMIT) -> None:
+    def __init__(self, kind: SocketKind, offer: Callable[[], Offer]) -> None:
         super().__init__(kind)
         self.client = ""
-        self._max_frame = max_frame
+        self._offer = offer
         self._codec = _HELLO
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[m.AnyMessage | WireError]:
         """Messages and faults in `data`, in order. Empty once the connection is closing."""
-        if self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        if self.over:
             return []
         got: list[m.AnyMessage | WireError] = []
         try:
@@ -139,7 +159,7 @@ class ServerConnection(_Connection):
     def receive_eof(self) -> WireError | None:
         """The client has closed its side; inside a frame that is a fault, which is returned."""
         fault: WireError | None = None
-        if self.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        if not self.over:
             try:
                 self._reader.eof()
             except MalformedFrame as error:
@@ -152,12 +172,14 @@ class ServerConnection(_Connection):
         try:
             message = self._codec.decode(payload)
             if (opens := _OPENS.get(type(message))) is not None:
-                self._begin(message.id, opens)  # type: ignore[union-attr]  # what opens a request has an id
+                self._begin(message.id, opens)  # type: ignore[union-attr, arg-type]  # what opens a request has an id
+            if isinstance(message, m.Hello):
+                self._answer(message)
         except WireError as error:
-            return self.refuse(error)
-        if isinstance(message, m.Hello):
-            self._move("hello")
-            self.client = message.client
+            self.refuse(error)
+            if self.state is ConnectionState.WELCOME:  # a hello is answered once
+                self.close()
+            return error
         return message
 
     def _begin(self, id: int, opens: RequestState) -> None:
@@ -169,23 +191,23 @@ class ServerConnection(_Connection):
             )
         self._requests[id] = opens
 
-    def accept(self, hello: m.Hello, offer: Offer) -> m.Welcome | WireError:
-        """Answer a hello: queue the welcome and open, or queue the error and close."""
-        try:
-            welcome = negotiate(hello, offer)
-        except WireError as error:
-            return self.refuse(error)
-        append_frame(self._out, welcome, MAX_FRAME_LIMIT)
+    def _answer(self, hello: m.Hello) -> None:
+        self._move("hello")
+        self.client = hello.client
+        welcome = negotiate(hello, self._offer())
+        append_frame(self._out, welcome, HANDSHAKE_FRAME_LIMIT)
         self._open(welcome)
-        self._reader.limit = min(self._max_frame, MAX_FRAME_LIMIT)
+        self._reader.limit = min(welcome.limits.frame, MAX_FRAME_LIMIT)
         self._codec = _REQUESTS[self.kind, welcome.version]
-        return welcome
 
     def refuse(self, error: WireError) -> WireError:
         """Queue `error` as an answer to a message that opened no request; close if the error says so.
 
-        An id that is in flight is left out: a frame with it would end that request.
+        An id that is in flight is left out: a frame with it would end that request. After the last word, nothing
+        is queued.
         """
+        if self.over:
+            return error
         frame = error_frame(error)
         if frame.id is not None and frame.id in self._requests:
             frame = m.Error(**{name: getattr(frame, name) for name in m.Error.__struct_fields__ if name != "id"})
@@ -196,8 +218,8 @@ class ServerConnection(_Connection):
 
     def send(self, message: m.AnyMessage) -> None:
         """Queue a frame. Raises `LocalProtocolError` for one that the tables forbid, `FrameTooLarge` for its size."""
-        if self.state is not ConnectionState.OPEN:
-            self._require_open(message)
+        if self.state is not ConnectionState.OPEN or type(message) not in self._replies_taken:
+            self._require_legal(message, self._replies_taken)
         if isinstance(message, _PIECES) and self._requests.get(message.id) is RequestState.STREAMING:
             append_frame(self._out, message, MAX_FRAME_LIMIT)  # the hot path: no state changes
             return
@@ -214,7 +236,7 @@ class ServerConnection(_Connection):
 
     def close(self) -> None:
         """No more messages in either direction; what is queued may still be written."""
-        if self.state not in (ConnectionState.CLOSING, ConnectionState.CLOSED):
+        if not self.over:
             self._move("fatal")
 
     def _state_of(self, id: int) -> str:
@@ -228,6 +250,7 @@ class ClientConnection(_Connection):
     def __init__(self, kind: SocketKind) -> None:
         super().__init__(kind)
         self.welcome: m.Welcome | None = None
+        self._hello: m.Hello | None = None
 
     def hello(
         self,
@@ -238,13 +261,16 @@ class ClientConnection(_Connection):
         require: Iterable[str] = (),
     ) -> None:
         """Queue the hello that opens the conversation."""
+        if self.state is not ConnectionState.HELLO:
+            raise LocalProtocolError(f"cannot send hello: the connection is {self.state.value}")
+        hello = m.Hello(versions=list(versions), client=client, features=list(features), require=list(require))
+        append_frame(self._out, hello, HANDSHAKE_FRAME_LIMIT)
+        self._hello = hello
         self._move("hello")
-        message = m.Hello(versions=list(versions), client=client, features=list(features), require=list(require))
-        append_frame(self._out, message, HANDSHAKE_FRAME_LIMIT)
 
     def send(self, message: m.AnyMessage) -> None:
         """Queue a message. Raises `LocalProtocolError` (not open, id in flight) or `FrameTooLarge`."""
-        self._require_open(message)
+        self._require_legal(message, self._requests_taken)
         opens = _OPENS.get(type(message))
         id = getattr(message, "id", None)
         if opens is not None and id in self._requests:
@@ -255,7 +281,12 @@ class ClientConnection(_Connection):
             self._requests[id] = opens
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[m.AnyMessage]:
-        """The daemon's frames in `data`, in order. Raises `RemoteProtocolError` if they break the rules."""
+        """The daemon's frames in `data`, in order. Empty once the connection is closing.
+
+        Raises `RemoteProtocolError` if they break the rules: the connection is of no use then.
+        """
+        if self.over:
+            return []
         got: list[m.AnyMessage] = []
         try:
             for payload in self._reader.feed(data):
@@ -263,9 +294,14 @@ class ClientConnection(_Connection):
                 if not (isinstance(message, _PIECES) and self._requests.get(message.id) is RequestState.STREAMING):
                     self._accept(message)
                 got.append(message)
+                if self.state is ConnectionState.CLOSING:
+                    break
         except WireError as error:
-            self.state = ConnectionState.CLOSING
+            self._move("fatal")
             raise RemoteProtocolError(f"the daemon sent a bad frame: {error.message}") from error
+        except RemoteProtocolError:
+            self._move("fatal")
+            raise
         return got
 
     def receive_eof(self) -> list[int]:
@@ -277,10 +313,10 @@ class ClientConnection(_Connection):
 
     def _accept(self, message: m.AnyMessage) -> None:
         if isinstance(message, m.Welcome):
-            self._open(message)
-            self.welcome = message
-            self._send_limit = min(message.limits.frame, MAX_FRAME_LIMIT)
+            self._greet(message)
             return
+        if self.welcome and type(message) not in self._replies_taken:
+            raise RemoteProtocolError(f"the daemon sent {_TAG[type(message)]}, which is not of what was agreed on")
         if isinstance(message, m.Error) and (message.id is None or message.id not in self._requests):
             if not self.welcome:
                 self._move("fatal")
@@ -292,3 +328,15 @@ class ClientConnection(_Connection):
                 f"the daemon sent {_TAG[type(message)]} for id {id}, which is "
                 f"{'not in flight' if state is None else state.value}"
             )
+
+    def _greet(self, welcome: m.Welcome) -> None:
+        hello = self._hello
+        if hello is None:
+            raise RemoteProtocolError("the daemon sent a welcome before the hello")
+        if welcome.version not in hello.versions or welcome.version not in VERSIONS:
+            raise RemoteProtocolError(f"the daemon chose version {welcome.version}, offered were {hello.versions}")
+        if not set(welcome.features) <= set(hello.features):
+            raise RemoteProtocolError(f"the daemon turned on {welcome.features}, offered were {hello.features}")
+        self._open(welcome)
+        self.welcome = welcome
+        self._send_limit = min(welcome.limits.frame, MAX_FRAME_LIMIT)

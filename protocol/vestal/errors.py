@@ -274,7 +274,6 @@ class SlowConsumer(WireError):
     """The client did not read its answer within the write timeout."""
 
     code = "slow_consumer"
-    closes = True
 
 
 class ShuttingDown(WireError):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from vestal.explain import shown
 from vestal.values import (
     MAX_ATTACHMENTS,
     Attachment,
@@ -51,7 +52,7 @@ class _Wire(Struct, frozen=True, omit_defaults=True):
 # --- every socket ---------------------------------------------------------------------------------------------
 
 
-class Hello(_Wire, kw_only=True, tag="hello"):
+class Hello(_Wire, frozen=True, kw_only=True, tag="hello"):
     """→ first frame. `versions` in any order; the daemon takes the highest both know."""
 
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(min_length=1, max_length=16)]
@@ -75,7 +76,7 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     capabilities: Capabilities
 
 
-class Welcome(_Wire, kw_only=True, tag="welcome"):
+class Welcome(_Wire, frozen=True, kw_only=True, tag="welcome"):
     """← answer to `hello`. `features` is the intersection of what both sides know."""
 
     version: int
@@ -86,21 +87,21 @@ class Welcome(_Wire, kw_only=True, tag="welcome"):
     backends: list[BackendInfo]
 
 
-class Ping(_Wire, kw_only=True, tag="ping"):
+class Ping(_Wire, frozen=True, kw_only=True, tag="ping"):
     nonce: Id
 
 
-class Pong(_Wire, kw_only=True, tag="pong"):
+class Pong(_Wire, frozen=True, kw_only=True, tag="pong"):
     nonce: Id
 
 
-class Cancel(_Wire, kw_only=True, tag="cancel"):
+class Cancel(_Wire, frozen=True, kw_only=True, tag="cancel"):
     """→ end request `id` with `stop_reason: cancelled`; no effect on an unknown or ended id."""
 
     id: Id
 
 
-class Error(_Wire, kw_only=True, tag="error"):
+class Error(_Wire, frozen=True, kw_only=True, tag="error"):
     """← terminal frame of request `id`; without an id it concerns the connection or an unreadable message."""
 
     id: Id | None = None
@@ -112,7 +113,7 @@ class Error(_Wire, kw_only=True, tag="error"):
     details: dict[str, Any] | None = None
 
 
-class Goaway(_Wire, kw_only=True, tag="goaway"):
+class Goaway(_Wire, frozen=True, kw_only=True, tag="goaway"):
     """← the daemon is draining: what is admitted runs until the deadline, nothing new is taken."""
 
     reason: str
@@ -134,10 +135,10 @@ class GenerateV2(GenerateOptions, frozen=True, kw_only=True, omit_defaults=True,
 
     id: Id
     messages: Annotated[list[MessageV2], Meta(min_length=1)]
-    tools: Annotated[list[Tool], Meta(max_length=128)] = []
+    tools: Annotated[list[Tool], Meta(max_length=128)] = []  # noqa: RUF012  # msgspec copies an empty default
     tool_choice: ToolChoice = "auto"
     thinking: Thinking = "auto"
-    attachments: Annotated[list[Attachment], Meta(max_length=MAX_ATTACHMENTS)] = []
+    attachments: Annotated[list[Attachment], Meta(max_length=MAX_ATTACHMENTS)] = []  # noqa: RUF012  # as above
 
     def __post_init__(self) -> None:
         GenerateOptions.__post_init__(self)
@@ -146,7 +147,7 @@ class GenerateV2(GenerateOptions, frozen=True, kw_only=True, omit_defaults=True,
         if len(set(names)) != len(names):
             raise ValueError("tools: two tools have the same name")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
-            raise ValueError(f"tool_choice: no tool is named {self.tool_choice.name!r}; tools: {names}")
+            raise ValueError(f"tool_choice: no tool is named `{shown(self.tool_choice.name)}`")
         if self.tool_choice == "required" and not names:
             raise ValueError("tool_choice: `required` needs at least one tool")
 
@@ -164,7 +165,7 @@ class GenerateV2(GenerateOptions, frozen=True, kw_only=True, omit_defaults=True,
                     raise ValueError(f"{field}: a `{kind}` block names a `{self.attachments[wanted].kind}` attachment")
 
 
-class Count(_Wire, kw_only=True, tag="count"):
+class Count(_Wire, frozen=True, kw_only=True, tag="count"):
     """→ v1: how many tokens a conversation takes."""
 
     id: Id
@@ -172,7 +173,7 @@ class Count(_Wire, kw_only=True, tag="count"):
     model: ShortText | None = None
 
 
-class CountV2(_Wire, kw_only=True, tag="count"):
+class CountV2(_Wire, frozen=True, kw_only=True, tag="count"):
     """→ v2: how many tokens a conversation takes."""
 
     id: Id
@@ -181,7 +182,7 @@ class CountV2(_Wire, kw_only=True, tag="count"):
     tools: Annotated[list[Tool], Meta(max_length=128)] = []
 
 
-class Counted(_Wire, kw_only=True, tag="counted"):
+class Counted(_Wire, frozen=True, kw_only=True, tag="counted"):
     """← answer to `count`. `context_length` is absent where the backend has no limit of its own."""
 
     id: Id
@@ -189,7 +190,7 @@ class Counted(_Wire, kw_only=True, tag="counted"):
     context_length: int | None = None
 
 
-class Queued(_Wire, kw_only=True, tag="queued"):
+class Queued(_Wire, frozen=True, kw_only=True, tag="queued"):
     """← with feature `queue_events`: `position` 1 is next; `eta_ms` is absent until a rate has been observed."""
 
     id: Id
@@ -198,7 +199,7 @@ class Queued(_Wire, kw_only=True, tag="queued"):
     eta_ms: int | None = None
 
 
-class Started(_Wire, kw_only=True, tag="started"):
+class Started(_Wire, frozen=True, kw_only=True, tag="started"):
     """← with feature `queue_events`: the backend has the request."""
 
     id: Id
@@ -206,28 +207,28 @@ class Started(_Wire, kw_only=True, tag="started"):
     model: str
 
 
-class Token(_Wire, tag="token", gc=False):
+class Token(_Wire, frozen=True, tag="token", gc=False):
     """← v1: the next piece of text."""
 
     id: Id
     text: str
 
 
-class Text(_Wire, tag="text", gc=False):
+class Text(_Wire, frozen=True, tag="text", gc=False):
     """← v2: the next piece of answer text."""
 
     id: Id
     delta: str
 
 
-class ThinkingDelta(_Wire, tag="thinking", gc=False):
+class ThinkingDelta(_Wire, frozen=True, tag="thinking", gc=False):
     """← v2: the next piece of thinking text."""
 
     id: Id
     delta: str
 
 
-class ToolUse(_Wire, kw_only=True, tag="tool_use"):
+class ToolUse(_Wire, frozen=True, kw_only=True, tag="tool_use"):
     """← v2: one whole tool call."""
 
     id: Id
@@ -236,8 +237,11 @@ class ToolUse(_Wire, kw_only=True, tag="tool_use"):
     input: dict[str, Any]
 
 
-class Done(_Wire, kw_only=True, tag="done"):
-    """← terminal frame of a `generate`. `text` (v1) and `content` (v2) only with `stream: false`."""
+class Done(_Wire, frozen=True, kw_only=True, tag="done"):
+    """← terminal frame of a `generate`, and of an `embed` that was cancelled.
+
+    `text` (v1) and `content` (v2) only with `stream: false`.
+    """
 
     id: Id
     stop_reason: StopReason
@@ -253,7 +257,7 @@ class Done(_Wire, kw_only=True, tag="done"):
 # --- embed.sock -----------------------------------------------------------------------------------------------
 
 
-class Embed(_Wire, kw_only=True, tag="embed"):
+class Embed(_Wire, frozen=True, kw_only=True, tag="embed"):
     """→ one vector per text of `input`."""
 
     id: Id
@@ -264,7 +268,7 @@ class Embed(_Wire, kw_only=True, tag="embed"):
     normalize: bool = True
 
 
-class Embeddings(_Wire, kw_only=True, tag="embeddings"):
+class Embeddings(_Wire, frozen=True, kw_only=True, tag="embeddings"):
     """← `data` holds count x dimensions little-endian IEEE 754 binary32, row-major, in input order."""
 
     id: Id
@@ -280,49 +284,49 @@ class Embeddings(_Wire, kw_only=True, tag="embeddings"):
 # --- admin.sock -----------------------------------------------------------------------------------------------
 
 
-class Status(_Wire, kw_only=True, tag="status"):
+class Status(_Wire, frozen=True, kw_only=True, tag="status"):
     id: Id
 
 
-class Subscribe(_Wire, kw_only=True, tag="subscribe"):
+class Subscribe(_Wire, frozen=True, kw_only=True, tag="subscribe"):
     """→ one `snapshot`, then an `event` per change until the connection closes."""
 
     id: Id
 
 
-class Backends(_Wire, kw_only=True, tag="backends"):
+class Backends(_Wire, frozen=True, kw_only=True, tag="backends"):
     id: Id
 
 
-class Queue(_Wire, kw_only=True, tag="queue"):
+class Queue(_Wire, frozen=True, kw_only=True, tag="queue"):
     id: Id
 
 
-class CancelRequest(_Wire, kw_only=True, tag="cancel_request"):
+class CancelRequest(_Wire, frozen=True, kw_only=True, tag="cancel_request"):
     """→ `request` is the daemon-wide number that `queue` shows."""
 
     id: Id
     request: Id
 
 
-class Metrics(_Wire, kw_only=True, tag="metrics"):
+class Metrics(_Wire, frozen=True, kw_only=True, tag="metrics"):
     id: Id
 
 
-class Drain(_Wire, kw_only=True, tag="drain"):
+class Drain(_Wire, frozen=True, kw_only=True, tag="drain"):
     id: Id
 
 
-class Undrain(_Wire, kw_only=True, tag="undrain"):
+class Undrain(_Wire, frozen=True, kw_only=True, tag="undrain"):
     id: Id
 
 
-class RestartBackend(_Wire, kw_only=True, tag="restart_backend"):
+class RestartBackend(_Wire, frozen=True, kw_only=True, tag="restart_backend"):
     id: Id
     backend: Name
 
 
-class Stop(_Wire, kw_only=True, tag="stop"):
+class Stop(_Wire, frozen=True, kw_only=True, tag="stop"):
     """→ stop gracefully; without `deadline_ms` the configured drain deadline counts, 0 cuts at once."""
 
     id: Id
@@ -361,7 +365,7 @@ class QueueEntry(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
 
 
-class StatusReport(_Wire, kw_only=True, tag="status_report"):
+class StatusReport(_Wire, frozen=True, kw_only=True, tag="status_report"):
     id: Id
     state: LifecycleState
     pid: int
@@ -376,26 +380,26 @@ class StatusReport(_Wire, kw_only=True, tag="status_report"):
     queue_depth: int
 
 
-class BackendsReport(_Wire, kw_only=True, tag="backends_report"):
+class BackendsReport(_Wire, frozen=True, kw_only=True, tag="backends_report"):
     id: Id
     backends: list[BackendStatus]
 
 
-class QueueReport(_Wire, kw_only=True, tag="queue_report"):
+class QueueReport(_Wire, frozen=True, kw_only=True, tag="queue_report"):
     id: Id
     depth: int
     limit: int
     entries: list[QueueEntry]
 
 
-class MetricsReport(_Wire, kw_only=True, tag="metrics_report"):
+class MetricsReport(_Wire, frozen=True, kw_only=True, tag="metrics_report"):
     """← Prometheus text exposition format."""
 
     id: Id
     text: str
 
 
-class Snapshot(_Wire, kw_only=True, tag="snapshot"):
+class Snapshot(_Wire, frozen=True, kw_only=True, tag="snapshot"):
     """← first answer to `subscribe`: the whole picture; events with a higher `seq` change it."""
 
     id: Id
@@ -403,7 +407,7 @@ class Snapshot(_Wire, kw_only=True, tag="snapshot"):
     status: StatusReport
 
 
-class Event(_Wire, kw_only=True, tag="event"):
+class Event(_Wire, frozen=True, kw_only=True, tag="event"):
     """← one change. `id` is the subscription's; `dropped` counts events a slow subscriber lost before this."""
 
     id: Id
@@ -413,7 +417,7 @@ class Event(_Wire, kw_only=True, tag="event"):
     dropped: int = 0
 
 
-class Acknowledged(_Wire, kw_only=True, tag="acknowledged"):
+class Acknowledged(_Wire, frozen=True, kw_only=True, tag="acknowledged"):
     """← the command is legal now and under way; `state` is the lifecycle state after it."""
 
     id: Id
@@ -427,13 +431,11 @@ InferRequestV1 = Generate | Cancel | Count | Ping
 InferRequestV2 = GenerateV2 | Cancel | CountV2 | Ping
 InferReply = Queued | Started | Token | Text | ThinkingDelta | ToolUse | Done | Counted | Pong | Error | Goaway
 EmbedRequest = Embed | Cancel | Ping
-EmbedReply = Embeddings | Pong | Error | Goaway
+EmbedReply = Embeddings | Done | Pong | Error | Goaway
 AdminRequest = (
     Status | Subscribe | Backends | Queue | CancelRequest | Metrics | Drain | Undrain | RestartBackend | Stop | Ping
 )
-AdminReply = (
-    StatusReport | Snapshot | Event | BackendsReport | QueueReport | MetricsReport | Acknowledged | Pong | Error | Goaway
-)
-AnyMessage = (
-    Hello | Welcome | InferRequestV1 | GenerateV2 | CountV2 | InferReply | Embed | Embeddings | AdminRequest | AdminReply
-)
+AdminReport = StatusReport | Snapshot | Event | BackendsReport | QueueReport | MetricsReport | Acknowledged
+AdminReply = AdminReport | Pong | Error | Goaway
+AnyInfer = InferRequestV1 | InferRequestV2 | InferReply
+AnyMessage = Hello | Welcome | AnyInfer | Embed | Embeddings | AdminRequest | AdminReply

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from vestal import messages as m
 from vestal.errors import CapabilityMissing, VersionUnsupported
+from vestal.explain import shown
 from vestal.values import FLAGS, Capabilities
 
 __all__ = ["FEATURES", "Offer", "negotiate"]
@@ -50,12 +51,13 @@ def _check_required(require: list[str], backends: list[m.BackendInfo]) -> None:
         return
     missing = min((_missing(require, backend.capabilities) for backend in backends), key=len, default=list(require))
     if missing:
+        unknown = [shown(name) for name in missing if name not in FLAGS]
+        lacks = ", ".join([flag for flag in FLAGS if flag in missing] + unknown[:1])
         raise CapabilityMissing(
-            f"no backend has {', '.join(missing)}" if len(missing) == len(require)
-            else f"no single backend has all of {', '.join(require)}; the nearest lacks {', '.join(missing)}",
-            hint=f"capabilities that can be required: {', '.join(FLAGS)}",
-            details={"missing": missing, "require": require},
-        )  # fmt: skip
+            f"no backend has {lacks}" if len(missing) == len(require) else f"the nearest backend lacks {lacks}",
+            hint=f"one backend must have all that is required, out of {', '.join(FLAGS)}",
+            details={"missing": [shown(name) for name in missing], "require": [shown(name) for name in require]},
+        )
 
 
 def _missing(require: list[str], capabilities: Capabilities) -> list[str]:

@@ -75,6 +75,7 @@ _ADMIN_ANSWERS = ("status_report", "backends_report", "queue_report", "metrics_r
 REQUEST: Mapping[tuple[RequestState, str], RequestState] = {
     **_generate_table(),
     (RequestState.EMBED, "embeddings"): RequestState.ENDED,
+    (RequestState.EMBED, "done"): RequestState.ENDED,  # cancelled
     (RequestState.EMBED, "error"): RequestState.ENDED,
     (RequestState.COUNT, "counted"): RequestState.ENDED,
     (RequestState.COUNT, "error"): RequestState.ENDED,

@@ -41,6 +41,7 @@ __all__ = [
     "ToolUseBlock",
     "Usage",
     "blocks_text",
+    "check_json",
 ]
 
 Role = Literal["system", "user", "assistant"]
@@ -56,10 +57,37 @@ BackendState = Literal["starting", "loading", "ready", "unavailable", "stopping"
 MAX_ATTACHMENTS = 32
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_STOP_STRINGS = 16
+MAX_JSON_DEPTH = 64
 
 Milliseconds = Annotated[int, Meta(ge=1, le=7 * 24 * 3600 * 1000)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+def check_json(value: Any, field: str) -> None:
+    """Raise `ValueError` unless `value` is what JSON can say, in at most `MAX_JSON_DEPTH` levels.
+
+    MessagePack can say more: bytes, extension types, keys that are no strings, NaN. A schema with those would
+    pass every check here and break in the engine, where nobody can name the field any more.
+    """
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, (dict, list)) and depth > MAX_JSON_DEPTH:
+                raise ValueError(f"{field}: nested deeper than {MAX_JSON_DEPTH} levels")
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item):
+                    raise ValueError(f"{field}: a key inside it is not a string")
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif not isinstance(item, (str, int, float, type(None))):
+                raise ValueError(f"{field}: holds {type(item).__name__}, which JSON cannot say")
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{field}: holds {item}, which JSON cannot say")
+        level = below
 
 
 class Message(Struct, frozen=True):
@@ -95,6 +123,9 @@ class ToolUseBlock(Struct, frozen=True, tag="tool_use"):
     call_id: ShortText
     name: ShortText
     input: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_json(self.input, "input")
 
 
 class ToolResultBlock(Struct, frozen=True, tag="tool_result"):
@@ -151,6 +182,9 @@ class Tool(Struct, frozen=True):
     input_schema: dict[str, Any]
     description: str = ""
 
+    def __post_init__(self) -> None:
+        check_json(self.input_schema, "input_schema")
+
 
 class NamedTool(Struct, frozen=True):
     """`tool_choice` that forces one tool."""
@@ -165,6 +199,9 @@ class ResponseFormat(Struct, frozen=True, tag="json_schema"):
     """The answer must be JSON valid under `schema`."""
 
     schema: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_json(self.schema, "schema")
 
 
 class GenerateOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
