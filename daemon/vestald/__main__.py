@@ -14,7 +14,7 @@ from vestal.errors import VestalError
 from vestald import __version__
 from vestald.app import App
 from vestald.config import Config, load
-from vestald.failures import EX_INTERNAL, Failure
+from vestald.failures import EX_INTERNAL, BackendAbandoned, Failure
 
 __all__ = ["main"]
 
@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         return _give_up(str(failure), failure.exit_code)
     except VestalError as error:
         return _give_up(str(error), EX_INTERNAL)
+    except Exception as fault:  # whatever it is, the exit code says whose fault it is, and one line what to do
+        logging.getLogger("vestald").exception("a fault in the daemon")
+        return _give_up(f"{type(fault).__name__}: {fault} (a bug: please report the lines above)", EX_INTERNAL)
 
 
 def _configure(args: argparse.Namespace) -> Config:
@@ -74,18 +77,20 @@ def _configure(args: argparse.Namespace) -> Config:
 def _run(config: Config) -> int:
     import uvloop
 
-    async def live() -> int:
-        code = await App(config).run()
-        if code:  # a backend would not stop; what it left behind must not hold up the exit
+    async def live() -> None:
+        try:
+            await App(config).run()
+        except BackendAbandoned as failure:  # what it left behind must not hold up the exit
+            _give_up(str(failure), failure.exit_code)
             logging.shutdown()
-            os._exit(code)
-        return code
+            os._exit(failure.exit_code)
 
-    return uvloop.run(live())
+    uvloop.run(live())
+    return 0
 
 
 def _give_up(message: str, code: int) -> int:
-    sys.stderr.write(f"vestald: {message}\n")
+    sys.stderr.write(f"vestald: {' '.join(message.splitlines())}\n")
     return code
 
 

@@ -6,7 +6,10 @@ Backend events become wire messages here and nowhere else. Whoever ends a reques
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+from msgspec import structs
 
 from vestal import messages as m
 from vestal.backend import EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
@@ -35,6 +38,8 @@ class Terminal:
         self.session = session
         self.job = job
         self.sent = False
+        self.model = ""
+        self.started: float | None = None  # time.monotonic, seconds
         self._ended = ended
 
     def usage(self) -> Usage:
@@ -60,7 +65,27 @@ class Terminal:
 
     def interrupted(self, why: Ended) -> None:
         """End because somebody outside ended it."""
-        self.fail(ShuttingDown(f"{why.value}; {self.job.output_tokens} tokens were made", hint="ask again later"))
+        if why is Ended.SHUTDOWN:
+            self.fail(ShuttingDown(f"{why.value}; {self.job.output_tokens} tokens were made", hint="ask again later"))
+        else:
+            notices = [Notice("cancelled_by_operator", why.value)] if why is Ended.OPERATOR else []
+            self.end(self.done("cancelled", self.usage(), notices), "cancelled", self.usage())
+
+    def done(self, reason: StopReason, usage: Usage, notices: list[Notice]) -> m.Done:
+        """The frame of a request that ended without fault."""
+        return m.Done(
+            id=self.job.id,
+            stop_reason=reason,
+            usage=usage,
+            backend=self.job.backend,
+            model=self.model,
+            timings=self.timings(),
+            notices=notices,
+        )
+
+    def timings(self) -> Timings:
+        started = time.monotonic() if self.started is None else self.started
+        return Timings(queue_ms=_ms(started - self.job.accepted))
 
 
 class Collected:
@@ -102,12 +127,8 @@ class Answer(Terminal):
         ended: Callable[[Job, str, Usage], None],
         *,
         stream: bool,
-        now: Callable[[], float],
     ) -> None:
         super().__init__(session, job, ended)
-        self.model = ""
-        self.started: float | None = None  # time.monotonic, seconds
-        self._now = now
         self._first: float | None = None
         self._prompt = PromptEvent(input_tokens=0)
         self._collected = None if stream else Collected()
@@ -120,7 +141,7 @@ class Answer(Terminal):
             return
         self.job.output_tokens += event.tokens
         if self._first is None:
-            self._first = self._now()
+            self._first = time.monotonic()
         if self._collected is not None:
             self._collected.add(event)
         elif type(event) is TextEvent:
@@ -139,38 +160,24 @@ class Answer(Terminal):
 
     def finish(self, end: EndEvent) -> None:
         """End as the backend ended."""
-        self._done(end.stop_reason, end.usage, end.notices)
+        self.end(self.done(end.stop_reason, end.usage, end.notices), end.stop_reason, end.usage)
 
-    def interrupted(self, why: Ended) -> None:
-        if why is Ended.SHUTDOWN:
-            super().interrupted(why)
-        else:
-            notices = [Notice("cancelled_by_operator", why.value)] if why is Ended.OPERATOR else []
-            self._done("cancelled", self.usage(), notices)
+    def done(self, reason: StopReason, usage: Usage, notices: list[Notice]) -> m.Done:
+        frame = super().done(reason, usage, notices)
+        if self._collected is None:
+            return frame
+        blocks = self._collected.blocks()
+        if self.session.conn.version == 1:
+            return structs.replace(frame, text="".join(b.text for b in blocks if isinstance(b, TextBlock)))
+        return structs.replace(frame, content=blocks)
 
-    def _done(self, reason: StopReason, usage: Usage, notices: list[Notice]) -> None:
-        blocks = None if self._collected is None else self._collected.blocks()
-        v1 = self.session.conn.version == 1
-        frame = m.Done(
-            id=self.job.id,
-            stop_reason=reason,
-            usage=usage,
-            backend=self.job.backend,
-            model=self.model,
-            timings=self._timings(),
-            notices=notices,
-            text="".join(b.text for b in blocks if isinstance(b, TextBlock)) if v1 and blocks is not None else None,
-            content=None if v1 else blocks,
-        )
-        self.end(frame, reason, usage)
-
-    def _timings(self) -> Timings:
-        now, accepted = self._now(), self.job.accepted
-        return Timings(
-            queue_ms=_ms((now if self.started is None else self.started) - accepted),
+    def timings(self) -> Timings:
+        now, first = time.monotonic(), self._first
+        return structs.replace(
+            super().timings(),
             prefill_ms=self._prompt.prefill_ms,
-            first_token_ms=0.0 if self._first is None else _ms(self._first - accepted),
-            decode_ms=0.0 if self._first is None else _ms(now - self._first),
+            first_token_ms=0.0 if first is None else _ms(first - self.job.accepted),
+            decode_ms=0.0 if first is None else _ms(now - first),
         )
 
 

@@ -13,7 +13,7 @@ import signal
 from vestal.connection import SocketKind
 from vestald.admin import AdminSession
 from vestald.config import Config
-from vestald.failures import EX_INTERNAL, BackendFailed, Failure
+from vestald.failures import BackendAbandoned, BackendFailed
 from vestald.house import House
 from vestald.infer import EmbedSession, InferSession
 from vestald.job import Ended
@@ -33,7 +33,7 @@ _SESSIONS: dict[SocketKind, type[Session]] = {
 
 
 class App:
-    """One daemon in one runtime directory. `run` returns the exit code, or raises the `Failure` that ended it."""
+    """One daemon in one runtime directory. `run` returns once it has stopped as asked, or raises the `Failure`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -44,7 +44,7 @@ class App:
         self._deadline = float(config.daemon.drain_deadline)
         self.house = House(config, self.request_stop)
 
-    async def run(self) -> int:
+    async def run(self) -> None:
         """From nothing to stopped."""
         directory = RuntimeDir.open(self._runtime_dir, self._config.sockets.group)
         try:
@@ -52,7 +52,7 @@ class App:
             for kind in ("infer", "embed"):
                 self._remove_stale(kind)
             await self._listen("admin")
-            return await self._live()
+            await self._live()
         finally:
             for listener in self._listeners.values():
                 listener.close()
@@ -70,20 +70,24 @@ class App:
             self.house.machine.to("stopping")
         self._stop.set()
 
-    async def _live(self) -> int:
-        failure: Failure | None = None
+    async def _live(self) -> None:
+        failure: Exception | None = None
         try:
             if await self._load():
                 await self._open_gate()
                 await self._stop.wait()
-        except Failure as exc:
+        except Exception as exc:  # whatever it is, it is raised again once all that was started has been stopped
             failure = exc
             if self.house.machine.may("failed"):
                 self.house.machine.to("failed")
-        clean = await self._shut_down()
+        late = await self._shut_down()
         if failure is not None:
             raise failure
-        return 0 if clean else EX_INTERNAL
+        if late:
+            raise BackendAbandoned(
+                f"did not stop within {self._deadline:g} s and was left behind: backend {', '.join(late)}",
+                hint="allow more with daemon.drain_deadline; if that does not help, it is a fault in the adapter",
+            )
 
     # --- up ---------------------------------------------------------------------------------------------------
 
@@ -137,8 +141,8 @@ class App:
 
     # --- down -------------------------------------------------------------------------------------------------
 
-    async def _shut_down(self) -> bool:
-        """The stop sequence; True if nothing had to be abandoned."""
+    async def _shut_down(self) -> list[str]:
+        """The stop sequence; the names of the backends that had to be abandoned."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._deadline
         for kind in ("infer", "embed"):
@@ -148,11 +152,11 @@ class App:
         self.house.say_goaway("stopping", self._deadline)
         await self._drain(ends)
         await self._cut()
-        late = await self._stop_backends(max(0.0, ends - loop.time()))
-        await self._close_sessions()
         await self.house.aclose()
+        late = await self._stop_backends(max(0.0, ends - loop.time()))
+        await self._close_sessions(ends)
         self.house.machine.to("stopped")
-        return not late
+        return late
 
     async def _drain(self, ends: float) -> None:
         """Let what is admitted and queued run until the deadline, or until somebody asks to stop again."""
@@ -187,9 +191,13 @@ class App:
             self.house.events.emit("backends_abandoned", level="error", backends=late)
         return late
 
-    async def _close_sessions(self) -> None:
-        closing = [asyncio.ensure_future(session.aclose()) for session in self.house.sessions]
-        if closing:
-            _, stuck = await asyncio.wait(closing, timeout=_GRACE)
-            for task in stuck:
-                task.cancel()
+    async def _close_sessions(self, ends: float) -> None:
+        """Close all connections. What was answered may be read until the deadline, or until a second stop."""
+        patience = _GRACE if self._kill.is_set() else max(ends - asyncio.get_running_loop().time(), _GRACE)
+        closing = [asyncio.ensure_future(session.aclose(patience)) for session in self.house.sessions]
+        if not closing:
+            return
+        closed, kill = asyncio.ensure_future(asyncio.wait(closing)), asyncio.ensure_future(self._kill.wait())
+        await asyncio.wait({closed, kill}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*closing, closed, kill):
+            task.cancel()

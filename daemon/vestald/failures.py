@@ -3,7 +3,8 @@
 Failure
 ├── BadConfiguration   78  the file, a flag, the runtime directory, an adapter's options
 ├── AlreadyRunning     75  another instance owns the runtime directory
-└── BackendFailed      69  a backend did not become ready
+├── BackendFailed      69  a backend did not become ready
+└── BackendAbandoned   70  a backend did not stop
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from vestal.errors import VestalError
 
-__all__ = ["EX_INTERNAL", "AlreadyRunning", "BackendFailed", "BadConfiguration", "Failure"]
+__all__ = ["EX_INTERNAL", "AlreadyRunning", "BackendAbandoned", "BackendFailed", "BadConfiguration", "Failure"]
 
 EX_INTERNAL = 70
 
@@ -33,3 +34,7 @@ class AlreadyRunning(Failure):
 
 class BackendFailed(Failure):
     exit_code = 69
+
+
+class BackendAbandoned(Failure):
+    exit_code = EX_INTERNAL

@@ -46,7 +46,6 @@ class House:
         self.config = config
         self.handshake_timeout = float(config.sockets.handshake_timeout)
         self.write_timeout = float(config.admission.write_timeout)
-        self.max_frame = config.sockets.max_frame
         self.requests_per_connection = config.admission.requests_per_connection
         self.events = EventHub()
         self.machine: Machine[LifecycleState] = Machine("daemon", DAEMON, "starting", self._state_changed)
@@ -74,7 +73,7 @@ class House:
             session=session,
             versions=(1, 2) if speaks_v2 else (1,),
             limits=m.Limits(
-                frame=self.max_frame,
+                frame=self.config.sockets.max_frame,
                 requests_per_connection=self.requests_per_connection,
                 queue_depth=self.config.admission.queue_depth,
                 per_caller=self.config.admission.per_caller,

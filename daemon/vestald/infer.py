@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 from vestal import messages as m
@@ -61,13 +62,14 @@ class _RequestSession(Session):
             job.cancel(Ended.CLIENT)
 
     def _over_limit(self, id: int) -> bool:
-        flying, limit = len(self.conn.requests), self.host.requests_per_connection
-        if flying <= limit:
+        flying, limit = self.conn.requests, self.host.requests_per_connection
+        # In the order they came: those that stand behind this one in the same bytes are in `requests` already.
+        if len(flying) <= limit or id in itertools.islice(flying, limit):
             return False
         error = QueueFull(
-            f"{flying - 1} requests are in flight on this connection, the limit is {limit}",
+            f"{limit} requests are in flight on this connection, and that is the limit",
             hint="wait for one to end, or raise admission.requests_per_connection",
-            details={"depth": flying - 1, "limit": limit, "bound": "requests_per_connection"},
+            details={"depth": limit, "limit": limit, "bound": "requests_per_connection"},
         )
         self.send(error_frame(error, id))
         self.host.refused(self, error)

@@ -57,7 +57,7 @@ def _choose(model: str | None, backends: Sequence[C], can: Callable[[Capabilitie
         if can(backend.capabilities):
             return backend
     raise Unsupported(
-        f"model {model!r} cannot {what}",
+        f"model {model[:64]!r} cannot {what}",
         hint=f"models that can: {', '.join(backend.name for backend in able) or 'none'}",
-        details={"option": "model", "model": model},
+        details={"option": "model", "model": model[:64]},
     )

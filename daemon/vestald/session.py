@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from vestal import messages as m
 from vestal.connection import ServerConnection, SocketKind
-from vestal.errors import DeadlineExceeded, SlowConsumer, WireError
+from vestal.errors import DeadlineExceeded, LocalProtocolError, SlowConsumer, WireError
 from vestal.negotiation import Offer
 from vestal.state import ConnectionState
 from vestald.peer import Peer, peer_of
@@ -37,7 +37,6 @@ class Host(Protocol):
 
     handshake_timeout: float
     write_timeout: float
-    max_frame: int
 
     def offer(self, kind: SocketKind, session: str) -> Offer: ...
     def opened(self, session: Session) -> None: ...
@@ -54,9 +53,7 @@ class Session(asyncio.Protocol):
         self.host = host
         self.session_id = secrets.token_hex(8)
         self.peer = Peer(pid=0, uid=-1, gid=-1)
-        self.conn = ServerConnection(
-            self.kind, lambda: host.offer(self.kind, self.session_id), max_frame=host.max_frame
-        )
+        self.conn = ServerConnection(self.kind, lambda: host.offer(self.kind, self.session_id))
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
@@ -88,8 +85,13 @@ class Session(asyncio.Protocol):
         return self._room is not None or self.conn.pending >= _TURN
 
     def send(self, message: m.AnyMessage) -> None:
-        """Queue a frame; it leaves at the end of this turn of the event loop."""
-        self.conn.send(message)
+        """Queue a frame; it leaves at the end of this turn of the event loop. After the last word it is dropped."""
+        try:
+            self.conn.send(message)
+        except LocalProtocolError:
+            if self.conn.over:  # the client broke the framing, or left, since this was asked for
+                return
+            raise
         if not self._flushing:
             self._flush_soon()
 
@@ -120,20 +122,16 @@ class Session(asyncio.Protocol):
         return task
 
     def disconnected(self) -> None:
-        """The client is gone; end its requests. Called once."""
+        """The client is gone, or will hear no more; end its requests. Idempotent."""
 
     def goaway(self, reason: str, deadline_ms: int) -> None:
         """Tell the client that the daemon drains."""
         if self.alive:
             self.send(m.Goaway(reason=reason, deadline_ms=deadline_ms))
 
-    async def aclose(self) -> None:
-        """Flush, close, and wait for the session's tasks. Idempotent."""
-        if self._transport is not None and not self._gone.is_set():
-            self._flush()
-            self.conn.close()
-            self._transport.close()
-            self._loop.call_later(_LAST_WORDS, self._transport.abort)
+    async def aclose(self, patience: float = _LAST_WORDS) -> None:
+        """Flush, close, and wait for the session's tasks; the client has `patience` seconds to read. Idempotent."""
+        self._hang_up(patience)
         await self._gone.wait()
         if self._tasks:
             await asyncio.wait(self._tasks)
@@ -167,8 +165,8 @@ class Session(asyncio.Protocol):
     def eof_received(self) -> bool:
         if (fault := self.conn.receive_eof()) is not None:
             self.host.refused(self, fault)
-            self._flush()
-        return False  # the transport closes: a client that stops talking has left
+        self._hang_up()  # a client that stops talking has left
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._handshake is not None:
@@ -223,12 +221,14 @@ class Session(asyncio.Protocol):
             self.host.refused(self, self.conn.refuse(error))
             self.conn.close()
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, patience: float = _LAST_WORDS) -> None:
+        """Say what is queued and close. Nothing that still runs could be answered, so it ends."""
         self.conn.close()
         self._flush()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
-            self._loop.call_later(_LAST_WORDS, self._transport.abort)
+            self._loop.call_later(patience, self._transport.abort)
+            self.disconnected()
 
     def _flush_soon(self) -> None:
         if not self._flushing:

@@ -43,7 +43,7 @@ class RuntimeDir:
             _lock(path, fd)
             os.fchmod(fd, 0o750 if group else 0o700)
             if group:
-                os.fchown(fd, -1, gid_of(group))
+                _give_to_group(fd, path, group)
         except BaseException:
             os.close(fd)
             raise
@@ -109,6 +109,17 @@ def gid_of(group: str) -> int:
         ) from None
 
 
+def _give_to_group(target: int | Path, path: Path, group: str) -> None:
+    gid = gid_of(group)
+    try:
+        os.chown(target, -1, gid)
+    except PermissionError as exc:
+        raise BadConfiguration(
+            f"sockets.group: uid {os.geteuid()} may not give {path} to group {group!r}",
+            hint="only a member of the group may: add the user to it, or leave the key out",
+        ) from exc
+
+
 class BoundSocket:
     """A listening socket and the name it has in the runtime directory."""
 
@@ -138,6 +149,13 @@ def bind(path: Path, mode: int, group: str | None = None) -> BoundSocket:
     """
     _check_length(path)
     refuse_foreign(path)
+    try:
+        return _bind(path, mode, group)
+    except OSError as exc:
+        raise BadConfiguration(f"cannot bind {path}: {exc}", hint="choose another directory: --runtime-dir") from exc
+
+
+def _bind(path: Path, mode: int, group: str | None) -> BoundSocket:
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -151,7 +169,7 @@ def bind(path: Path, mode: int, group: str | None = None) -> BoundSocket:
         os.umask(previous)
     try:
         if group is not None:
-            os.chown(temporary, -1, gid_of(group))
+            _give_to_group(temporary, path, group)
         temporary.chmod(mode)
         sock.listen(_BACKLOG)
         info = os.lstat(temporary)

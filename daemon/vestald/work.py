@@ -104,7 +104,7 @@ class Generation(_Work):
     def __init__(self, session: Session, message: m.Generate | m.GenerateV2, job: Job, services: Services) -> None:
         super().__init__(session, job, services)
         self.message = message
-        self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream, now=time.monotonic)
+        self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream)
 
     async def _serve(self) -> None:
         timeout_ms = self.message.timeout_ms
@@ -182,14 +182,18 @@ class Embedding(_Work):
         self.services.refuse_new_work()
         message = self.message
         unit = choose_embedder(message.model, self.services.candidates())
+        self.terminal.model = model = unit.capabilities.model or unit.name
         self._check_size(unit.capabilities.embedding_dimensions or 0)
         cost = sum(map(len, message.input)) / _CHARS_PER_TOKEN
         request = EmbedRequest(
             input=message.input, dimensions=message.dimensions, task=message.task, normalize=message.normalize
         )
         async with self.services.embedding.slot(self._ticket(unit, cost)) as ticket:
+            self.terminal.started = time.monotonic()
             result = await unit.backend.embed(request)
             ticket.used = float(result.input_tokens)
+        if self.session.congested:  # vectors are many times what was asked with: they are no exception
+            await self.session.room()
         usage = Usage(input_tokens=result.input_tokens)
         frame = m.Embeddings(
             id=message.id,
@@ -198,7 +202,7 @@ class Embedding(_Work):
             dtype="f32le",
             data=result.data,
             usage=usage,
-            model=unit.capabilities.model or unit.name,
+            model=model,
             backend=unit.name,
         )
         self.terminal.end(frame, "end", usage)
