@@ -1,0 +1,49 @@
+"""What a `[[backend]]` table with `adapter = "llamacpp"` may hold, and what of it reaches the worker.
+
+The daemon imports this module to check its configuration; nothing here may import the native library.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from vestal.backend import BackendOptions
+
+__all__ = ["LlamaCppEngineOptions", "LlamaCppOptions"]
+
+
+class LlamaCppOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One GGUF model on llama.cpp. An embedding model makes a backend that embeds and does not generate."""
+
+    model: Annotated[
+        str, Meta(min_length=1, description="a model of the store by its name, or the path of a GGUF file")
+    ]
+    slots: Annotated[int, Meta(ge=1, le=256, description="requests that run at once, in one continuous batch")] = 4
+    context_length: (
+        Annotated[int, Meta(ge=8, le=2**24, description="tokens of prompt and answer together, per slot")] | None
+    ) = None
+    """`None` is the model's own, but at most 4,096: a slot's memory is taken at the start."""
+    threads: (
+        Annotated[int, Meta(ge=1, le=1024, description="threads that compute; by default one per usable core")] | None
+    ) = None
+    batch: Annotated[
+        int, Meta(ge=1, le=16384, description="most prompt tokens in one step while no request is decoding")
+    ] = 512
+    prefill_chunk: Annotated[
+        int, Meta(ge=1, le=16384, description="most prompt tokens in one step while a request is decoding")
+    ] = 64
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10000, description="layers to hold on the GPU; -1 is all of them")] = 0
+    mmap: Annotated[bool, Meta(description="map the model file instead of reading it into memory")] = True
+    mlock: Annotated[bool, Meta(description="keep the model's pages from being swapped out")] = False
+
+    def __post_init__(self) -> None:
+        if self.prefill_chunk > self.batch:
+            raise ValueError(f"prefill_chunk: {self.prefill_chunk} is more than batch, {self.batch}")
+
+
+class LlamaCppEngineOptions(LlamaCppOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same, resolved: `path` is the file to open and `model` the name to call it by."""
+
+    path: Annotated[str, Meta(min_length=1)]

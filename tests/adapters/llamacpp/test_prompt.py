@@ -1,0 +1,67 @@
+"""Conversations to tokens, with the vocabulary of a chain model: every byte of the text is a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vestal.backend import CountRequest, GenerateRequestV2
+from vestal.errors import InvalidRequest, Unsupported
+from vestal.values import GenerateOptions, Message, MessageV2, TextBlock, Tool
+
+CHAIN = ["a", "b", "<|end|>"]
+TURNS = "{% for m in messages %}<|role|>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}<|role|>"
+
+
+def count(driver: Any, text: str) -> int:
+    tokens: int = driver.engine.count(CountRequest(messages=[Message("user", text)]))
+    return tokens
+
+
+def test_count_is_the_prompt_of_a_generate_request(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN, template=TURNS))
+    driver.ask(1, "hello", max_tokens=1)
+    driver.run()
+    assert count(driver, "hello") == driver.end(1).usage.input_tokens == 3 + len("user:hello")
+
+
+def test_count_takes_v2_messages(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN, template=TURNS))
+    messages = [MessageV2("user", [TextBlock("hel"), TextBlock("lo")])]
+    assert driver.engine.count(CountRequest(messages_v2=messages)) == count(driver, "hello")
+
+
+def test_count_knows_no_limit_short_of_absurd(make_model: Any, start: Any) -> None:
+    assert count(start(make_model(CHAIN)), "x" * 5000) == 5000
+
+
+def test_a_control_token_in_a_message_is_counted_as_its_letters(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN, template=TURNS))
+    assert count(driver, "a<|end|>b") == count(driver, "ab") + len("<|end|>")
+
+
+def test_bos_is_added_where_the_model_wants_it(make_model: Any, start: Any) -> None:
+    assert count(start(make_model(CHAIN, adds_bos=True)), "ab") == 3
+
+
+def test_bos_is_not_added_twice(make_model: Any, start: Any) -> None:
+    template = "{{ bos_token }}{{ messages[0].content }}"
+    assert count(start(make_model(CHAIN, template=template, adds_bos=True)), "ab") == 3
+    assert count(start(make_model(CHAIN, template=template)), "ab") == 3
+
+
+def test_bos_alone_is_a_prompt_and_nothing_is_none(make_model: Any, start: Any) -> None:
+    assert count(start(make_model(CHAIN, adds_bos=True)), "") == 1
+    with pytest.raises(InvalidRequest, match="empty"):
+        count(start(make_model(CHAIN)), "")
+
+
+def test_tools_are_refused_by_name(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN))
+    messages, tools = [MessageV2("user", [TextBlock("a")])], [Tool("f", {})]
+    with pytest.raises(Unsupported) as counting:
+        driver.engine.count(CountRequest(messages_v2=messages, tools=tools))
+    with pytest.raises(Unsupported) as generating:
+        driver.submit(1, GenerateRequestV2(messages=messages, tools=tools, options=GenerateOptions()))
+    assert counting.value.details["option"] == generating.value.details["option"] == "tools"
