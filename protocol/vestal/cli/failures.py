@@ -1,0 +1,55 @@
+"""How a command ends: exceptions become one line on stderr and an exit code.
+
+The codes are those of sysexits.h where it has one. The exceptions are told apart by class; their modules are
+imported only here and only once something has gone wrong.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BROKEN_PIPE", "EXIT_CODES", "FAILED", "INTERNAL", "INTERRUPTED", "NOT_PERMITTED", "OK", "UNAVAILABLE", "USAGE",
+    "UsageError", "explain",
+]  # fmt: skip
+
+OK, FAILED, USAGE, UNAVAILABLE, INTERNAL, NOT_PERMITTED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 69, 70, 77, 130, 141
+
+EXIT_CODES = """\
+exit codes
+  0    done
+  1    refused: by the daemon, or by the model store
+  2    this command line cannot be meant
+  69   the daemon is not there, or not ready
+  70   a bug, here or in what answers on the socket
+  77   this user may not talk to the daemon
+  130  interrupted by Ctrl-C
+  141  whoever read the output has gone"""
+
+
+_WAIT = "`vestal status` shows how far it is; --wait waits for it"
+
+
+class UsageError(Exception):
+    """The command line, or standard input, cannot be meant. Raised by a command after parsing."""
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the line for `error`."""
+    if isinstance(error, UsageError):
+        return USAGE, str(error)
+    from vestal import errors
+
+    if isinstance(error, errors.WireError):
+        retry = f"; try again in {error.retry_after:.3g} s" if error.retry_after is not None else ""
+        code = NOT_PERMITTED if isinstance(error, errors.NotAuthorized) else FAILED
+        return code, f"{error.code}: {error}{retry}"
+    if isinstance(error, errors.DaemonNotReady) and error.retryable:
+        return UNAVAILABLE, f"{error.message} ({_WAIT})"
+    if isinstance(error, errors.PermissionRefused):
+        return NOT_PERMITTED, str(error)
+    if isinstance(error, errors.ConnectionFailed):
+        return UNAVAILABLE, str(error)
+    if isinstance(error, errors.ModelError):
+        return FAILED, str(error)
+    if isinstance(error, errors.VestalError):
+        return INTERNAL, f"{type(error).__name__}: {error}"
+    return INTERNAL, f"internal error: {type(error).__name__}: {error} (VESTAL_DEBUG=1 shows where)"

@@ -1,0 +1,111 @@
+"""`vestal status`: what the daemon is doing, for people or as JSON.
+
+It exits 0 only if the daemon takes requests, so that a script can ask; what it has to tell it tells either way.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import Any
+
+import msgspec
+
+from vestal import messages as m
+from vestal.cli.failures import OK, UNAVAILABLE
+from vestal.cli.parser import Parser
+from vestal.cli.reach import admin
+from vestal.cli.terminal import Screen, Style, columns, printable, style_of
+from vestal.cli.wording import bar, count, cut, json_line, words_of_time
+
+__all__ = ["as_json", "backend_lines", "execute", "parser", "status_lines"]
+
+_BAR = 20
+_COLOURS = {
+    "ready": "green", "starting": "yellow", "loading": "yellow", "draining": "yellow", "stopping": "yellow",
+    "unavailable": "red", "failed": "red",
+}  # fmt: skip
+_LOADING = "is not ready yet: `vestal run --wait PROMPT` waits for it"
+_NEXT = {
+    "starting": _LOADING,
+    "loading": _LOADING,
+    "draining": "takes no new requests: `vestal undrain` lets it",
+    "stopping": "is stopping: start it again with `vestald` once it is gone",
+    "failed": "failed to start: its standard error says why",
+    "stopped": "has stopped: start it again with `vestald`",
+}
+
+
+def parser(command: str, purpose: str) -> Parser:
+    """The arguments of `status`."""
+    made = Parser(command, purpose, more="It exits 0 if the daemon takes requests, and 69 if it does not (yet).")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def execute(args: Namespace) -> int:
+    """Ask once, print it."""
+    with admin(args) as client:
+        report = client.status()
+    if args.json:
+        sys.stdout.write(f"{json_line(as_json(report))}\n")
+    else:
+        lines = status_lines(report, columns(sys.stdout), style_of(sys.stdout), sys.stdout.encoding)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+    if report.state == "ready":
+        return OK
+    sys.stdout.flush()
+    Screen().note(f"vestal: vestald {_NEXT[report.state]}")
+    return UNAVAILABLE
+
+
+def as_json(message: msgspec.Struct) -> dict[str, Any]:
+    """An admin answer without what only the wire needs."""
+    # Any: the shape is the struct's.
+    fields: dict[str, Any] = msgspec.to_builtins(message)
+    return {name: value for name, value in fields.items() if name not in ("type", "id")}
+
+
+def status_lines(report: m.StatusReport, width: int | None, style: Style, encoding: str | None) -> list[str]:
+    """The daemon in a few lines, then each backend in two or three; `width` cuts, `None` does not."""
+    state = style(report.state, "bold", *filter(None, [_COLOURS.get(report.state)]))
+    facts = (
+        ("directory", printable(report.runtime_dir)),
+        ("sockets", printable(" ".join(sorted(report.sockets)))),
+        ("requests", f"{report.running} running, {report.waiting} waiting (at most {report.queue_depth})"),
+        ("clients", f"{count(report.connections, 'connection')}, this one included"),
+    )
+    lines = [
+        f"{printable(report.server)}  {state}",
+        cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}", width),
+        *(cut(f"{name:<10} {value}", width) for name, value in facts),
+    ]
+    for backend in report.backends:
+        lines += ["", *backend_lines(backend, width, style, encoding)]
+    return lines
+
+
+def backend_lines(backend: m.BackendStatus, width: int | None, style: Style, encoding: str | None) -> list[str]:
+    """`name  state`, then what it runs and how busy it is, then what it says of itself."""
+    state = style(backend.state, *filter(None, [_COLOURS.get(backend.state)]))
+    lines = [f"{style(cut(printable(backend.name), 40), 'bold')}  {state}{_progress(backend, style, encoding)}"]
+    lines += [cut(f"  {line}", width) for line in (_what(backend), printable(backend.detail)) if line]
+    return lines
+
+
+def _progress(backend: m.BackendStatus, style: Style, encoding: str | None) -> str:
+    if backend.percent is None:
+        return ""
+    drawn = f"  {bar(backend.percent, _BAR, encoding)}" if style.drawn else ""
+    return f"{drawn}  {backend.percent:.0f} %"
+
+
+def _what(backend: m.BackendStatus) -> str:
+    facts = [f"{printable(backend.model or '?')} by {printable(backend.adapter)}"]
+    if backend.state == "ready":
+        facts.append(f"{backend.running} of {count(backend.slots, 'slot')} busy, {backend.waiting} waiting")
+    if backend.pid is not None:
+        facts.append(f"worker {backend.pid}")
+    if backend.restarts:
+        facts.append(count(backend.restarts, "restart"))
+    return ", ".join(facts)

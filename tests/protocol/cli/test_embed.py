@@ -1,0 +1,84 @@
+"""`vestal embed`: tables for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from tests.e2e.harness import echo
+from tests.protocol.cli.conftest import Begin
+from tests.protocol.cli.harness import Vestal
+
+from vestal.cli.embed import similarity_lines
+
+
+def test_json_is_one_line_for_each_text_in_order(served: Vestal) -> None:
+    done = served("embed", "--json", "a cat", "a kitten", "a cat")
+    assert (done.code, done.err) == (0, "")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["text_index"] for line in lines] == [0, 1, 2]
+    assert lines[0]["embedding"] == lines[2]["embedding"] != lines[1]["embedding"]
+    assert math.isclose(math.hypot(*lines[0]["embedding"]), 1.0, rel_tol=1e-6)
+
+
+def test_lines_of_standard_input_are_texts(served: Vestal) -> None:
+    piped = served("embed", "--json", stdin="a cat\na kitten\n")
+    assert piped.out == served("embed", "--json", "a cat", "a kitten").out
+    assert served("embed", "--json", "-", stdin="a cat\na kitten").out == piped.out
+
+
+def test_dimensions_are_those_asked_for(served: Vestal) -> None:
+    done = served("embed", "--json", "--dimensions", "3", "hello")
+    assert len(json.loads(done.out)["embedding"]) == 3
+
+
+def test_the_table_has_each_text_and_the_cosine_of_each_pair(served: Vestal) -> None:
+    done = served("embed", "a cat", "a \x1b[31mred cat", "a cat", env={"COLUMNS": "60"})
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "3 texts, 8 dimensions, 7 tokens; echo on echo"
+    assert [line.rpartition("…  ")[2] for line in lines[2:5]] == ["a cat", r"a \x1b[31mred cat", "a cat"]
+    first, second, third = (line.split() for line in lines[-3:])
+    assert first[1] == second[2] == third[3] == first[3] == "1.000"
+    assert first[2] == second[1] != "1.000"
+    assert max(map(len, lines)) <= 60
+
+
+def test_one_text_has_no_similarities(served: Vestal) -> None:
+    assert "cosine" not in served("embed", "alone").out
+
+
+def test_no_texts_at_all_are_a_mistake(vestal: Vestal) -> None:
+    done = vestal("embed", stdin="")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+
+
+def test_a_daemon_without_an_embedding_backend_says_what_would_help(vestal: Vestal, begin: Begin) -> None:
+    begin(echo())
+    done = vestal("embed", "hello")
+    assert (done.code, done.out) == (69, "")
+    assert "no configured backend can embed" in done.err
+    assert "--wait" not in done.err
+
+
+def test_a_matrix_too_wide_becomes_the_nearest_of_each() -> None:
+    rows = [[math.cos(angle), math.sin(angle)] for angle in (0.0, 0.1, 3.0, 3.1, 1.5, 1.6, 4.4, 4.5)]
+    lines = similarity_lines(rows, 60)
+    assert max(map(len, lines)) <= 60
+    assert [line.split()[1] for line in lines[1:]] == ["1", "0", "3", "2", "5", "4", "7", "6"]
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_a_matrix_that_fits_is_aligned(count: int) -> None:
+    head, *body = similarity_lines([[1.0, 0.5 * index] for index in range(count)], 60)
+    assert len({len(line) for line in [head, *body]}) == 1
+    assert len(head) <= 60
+
+
+def test_vectors_of_length_zero_are_similar_to_nothing() -> None:
+    assert "0.000" in similarity_lines([[0.0, 0.0], [1.0, 0.0]], 60)[1]
+
+
+def test_too_many_texts_are_not_compared() -> None:
+    assert similarity_lines([[1.0]] * 201, 60) == ["(more than 200 texts: not compared; --json prints the vectors)"]

@@ -1,0 +1,80 @@
+"""The lines of `vestal status` for what a real daemon seldom is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vestal import messages as m
+from vestal.cli.queue import queue_lines
+from vestal.cli.status import backend_lines, status_lines
+from vestal.cli.terminal import Style
+from vestal.cli.wording import cells
+from vestal.values import BackendState
+
+PLAIN = Style(coloured=False, drawn=False)
+EVIL = "\x1b[2J\n" + "x" * 100
+
+
+def backend(**changes: Any) -> m.BackendStatus:
+    facts: dict[str, Any] = {
+        "name": "chat",
+        "adapter": "llamacpp",
+        "model": "smollm2-135m",
+        "state": "ready",
+        "slots": 4,
+    }
+    return m.BackendStatus(**{**facts, **changes})
+
+
+def report(*backends: m.BackendStatus, **changes: Any) -> m.StatusReport:
+    facts: dict[str, Any] = {
+        "id": 1, "state": "ready", "pid": 42, "server": "vestald/0.1.0", "uptime_ms": 185_000, "runtime_dir": "/run/v",
+        "sockets": {"infer": "/run/v/infer.sock", "admin": "/run/v/admin.sock"}, "connections": 3, "waiting": 2,
+        "running": 1, "queue_depth": 64, "backends": list(backends),
+    }  # fmt: skip
+    return m.StatusReport(**{**facts, **changes})
+
+
+def test_the_daemon_is_told_in_words() -> None:
+    assert status_lines(report(), None, PLAIN, "utf-8") == [
+        "vestald/0.1.0  ready",
+        "pid 42, up 3 minutes 5 seconds",
+        "directory  /run/v",
+        "sockets    admin infer",
+        "requests   1 running, 2 waiting (at most 64)",
+        "clients    3 connections, this one included",
+    ]
+
+
+def test_a_busy_backend_with_a_worker_that_was_restarted() -> None:
+    lines = backend_lines(backend(running=3, waiting=1, pid=77, restarts=2), None, PLAIN, "utf-8")
+    assert lines == ["chat  ready", "  smollm2-135m by llamacpp, 3 of 4 slots busy, 1 waiting, worker 77, 2 restarts"]
+
+
+def test_a_loading_backend_has_a_percent_and_on_a_terminal_a_bar() -> None:
+    loading = backend(state="loading", percent=50.4, model="", detail="reading tensors")
+    assert backend_lines(loading, None, PLAIN, "utf-8") == [
+        "chat  loading  50 %",
+        "  ? by llamacpp",
+        "  reading tensors",
+    ]
+    drawn = backend_lines(loading, None, Style(coloured=False, drawn=True), "ascii")
+    assert drawn[0] == "chat  loading  ##########----------  50 %"
+
+
+@pytest.mark.parametrize("state", ["starting", "loading", "ready", "unavailable", "stopping", "stopped", "failed"])
+def test_every_state_fits_sixty_columns_whatever_the_names_are(state: BackendState) -> None:
+    evil = backend(name=EVIL, adapter=EVIL, model=EVIL, detail=EVIL, state=state, percent=50.0)
+    lines = status_lines(report(evil, runtime_dir=EVIL), 60, Style(coloured=False, drawn=False), "utf-8")
+    assert max(map(cells, lines)) <= 60
+    assert all(line.isprintable() for line in lines)
+
+
+def test_the_queue_escapes_what_clients_call_themselves() -> None:
+    entry = m.QueueEntry(
+        request=7, state="running", backend="chat", uid=0, pid=1, client="\x1b[2J", age_ms=1500, priority="normal"
+    )
+    lines = queue_lines(m.QueueReport(id=1, depth=0, limit=64, entries=[entry]), None)
+    assert lines[1].split() == ["7", "running", "chat", "root", "1", "1.50", "s", "0", r"\x1b[2J"]
