@@ -22,6 +22,7 @@ from vestal.values import (
     TextBlock,
     ThinkingBlock,
     Timings,
+    TokenLogprob,
     ToolUseBlock,
     Usage,
 )
@@ -95,13 +96,18 @@ class Collected:
         self._blocks: list[ContentBlock] = []
         self._kind: type[TextBlock] | type[ThinkingBlock] = TextBlock
         self._pieces: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
 
     def add(self, event: TextEvent | ThinkingEvent | ToolUseEvent) -> None:
         if isinstance(event, ToolUseEvent):
             self._close()
             self._blocks.append(ToolUseBlock(call_id=event.call_id, name=event.name, input=event.input))
             return
-        kind = TextBlock if isinstance(event, TextEvent) else ThinkingBlock
+        if isinstance(event, TextEvent):
+            kind: type[TextBlock] | type[ThinkingBlock] = TextBlock
+            self.logprobs += event.logprobs
+        else:
+            kind = ThinkingBlock
         if kind is not self._kind:
             self._close()
             self._kind = kind
@@ -145,7 +151,7 @@ class Answer(Terminal):
         if self._collected is not None:
             self._collected.add(event)
         elif type(event) is TextEvent:
-            self.session.send(self._piece(self.job.id, event.text))
+            self.session.send(self._piece(self.job.id, event.text, event.logprobs))
         elif isinstance(event, ThinkingEvent):
             self.session.send(m.ThinkingDelta(self.job.id, event.text))
         elif isinstance(event, ToolUseEvent):
@@ -166,6 +172,7 @@ class Answer(Terminal):
         frame = super().done(reason, usage, notices)
         if self._collected is None:
             return frame
+        frame = structs.replace(frame, logprobs=tuple(self._collected.logprobs))
         blocks = self._collected.blocks()
         if self.session.conn.version == 1:
             return structs.replace(frame, text="".join(b.text for b in blocks if isinstance(b, TextBlock)))

@@ -29,6 +29,9 @@ CHAT_STATUS = m.BackendStatus(
     capabilities=BACKENDS[0].capabilities,
 )
 PIXEL = v.Attachment(kind="image", media_type="image/png", data=bytes.fromhex("89504e470d0a1a0a"))
+PROBABLE = (
+    v.TokenLogprob(token=b"Hel", logprob=-0.25, top=(v.TopLogprob(b"Hel", -0.25), v.TopLogprob(b"\xf0\x9f", -1.5))),
+)
 CLICK = v.Attachment(kind="audio", media_type="audio/wav", data=b"RIFF")
 
 
@@ -160,6 +163,7 @@ def _infer_v1() -> Iterator[tuple[str, str, Any]]:
     yield "count", "client", m.Count(id=3, messages=[USER], model="smollm2-135m")
     yield "token", "daemon", m.Token(id=1, text="Hel")
     yield "token, empty text", "daemon", m.Token(id=1, text="")
+    yield "token with probabilities", "daemon", m.Token(id=1, text="Hel", logprobs=PROBABLE)
     yield (
         "done, not streamed",
         "daemon",
@@ -172,6 +176,7 @@ def _infer_v1() -> Iterator[tuple[str, str, Any]]:
             timings=TIMINGS,
             notices=[v.Notice(code="truncated", message="2 of 5 messages were left out")],
             text="Hello",
+            logprobs=PROBABLE,
         ),
     )
 
@@ -217,6 +222,7 @@ def _infer_v2() -> Iterator[tuple[str, str, Any]]:
     )
     yield "count", "client", m.CountV2(id=4, messages=[V2_USER], model="smollm2-135m", tools=[TOOL])
     yield "text", "daemon", m.Text(id=1, delta="Hel")
+    yield "text with probabilities", "daemon", m.Text(id=1, delta="Hel", logprobs=PROBABLE)
     yield "thinking", "daemon", m.ThinkingDelta(id=1, delta="The user greets.")
     yield "tool_use", "daemon", m.ToolUse(id=1, call_id="call_1", name="weather", input={"city": "Rome"})
     yield (

@@ -31,6 +31,7 @@ from vestal.values import (
     Notice,
     StopReason,
     Thinking,
+    TokenLogprob,
     Tool,
     ToolChoice,
     Usage,
@@ -116,10 +117,14 @@ class PromptEvent(Struct, frozen=True, tag="prompt"):
 
 
 class TextEvent(Struct, frozen=True, tag="text", gc=False):
-    """The next piece of answer text; `tokens` is how many output tokens it took to make it."""
+    """The next piece of answer text; `tokens` is how many output tokens it took to make it.
+
+    `logprobs` has an entry for each of them, if the request asked for that.
+    """
 
     text: str
     tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ThinkingEvent(Struct, frozen=True, tag="thinking", gc=False):

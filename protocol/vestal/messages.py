@@ -28,6 +28,7 @@ from vestal.values import (
     StopReason,
     Thinking,
     Timings,
+    TokenLogprob,
     Tool,
     ToolChoice,
     Usage,
@@ -212,6 +213,7 @@ class Token(_Wire, frozen=True, tag="token", gc=False):
 
     id: Id
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Text(_Wire, frozen=True, tag="text", gc=False):
@@ -219,6 +221,7 @@ class Text(_Wire, frozen=True, tag="text", gc=False):
 
     id: Id
     delta: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ThinkingDelta(_Wire, frozen=True, tag="thinking", gc=False):
@@ -240,7 +243,7 @@ class ToolUse(_Wire, frozen=True, kw_only=True, tag="tool_use"):
 class Done(_Wire, frozen=True, kw_only=True, tag="done"):
     """← terminal frame of a `generate`, and of an `embed` that was cancelled.
 
-    `text` (v1) and `content` (v2) only with `stream: false`.
+    `text` (v1), `content` (v2) and `logprobs` only with `stream: false`.
     """
 
     id: Id
@@ -252,6 +255,7 @@ class Done(_Wire, frozen=True, kw_only=True, tag="done"):
     notices: list[Notice] = []
     text: str | None = None
     content: list[ContentBlock] | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 # --- embed.sock -----------------------------------------------------------------------------------------------

@@ -35,10 +35,12 @@ __all__ = [
     "Thinking",
     "ThinkingBlock",
     "Timings",
+    "TokenLogprob",
     "Tool",
     "ToolChoice",
     "ToolResultBlock",
     "ToolUseBlock",
+    "TopLogprob",
     "Usage",
     "blocks_text",
     "check_json",
@@ -264,6 +266,25 @@ class Timings(Struct, frozen=True):
     prefill_ms: float = 0.0
     first_token_ms: float = 0.0
     decode_ms: float = 0.0
+
+
+class TopLogprob(Struct, frozen=True):
+    """A token that could have come, by its bytes, and the natural logarithm of its probability."""
+
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True):
+    """A token that came, and the likeliest that could have, itself perhaps among them, likeliest first.
+
+    Probabilities are the model's own, before any sampling option changes them. Bytes, because a character may
+    take several tokens.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
 
 
 class Notice(Struct, frozen=True):
