@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v c++ >/dev/null || { echo "make: no C++ compiler; on Debian: apt install g++" >&2; exit 1; }
 	@echo "== setting up $(VENV) (the first time compiles llama.cpp: about four minutes on two cores)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'pip' 
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=24.1'
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[all,dev]'
 	@touch $@
 

@@ -24,9 +24,7 @@ class Row:
     target: str
 
     @classmethod
-    def of(
-        cls, name: str, unit: str, pairs: Sequence[tuple[float, float]], against: str, *, target: str = ""
-    ) -> Row:
+    def of(cls, name: str, unit: str, pairs: Sequence[tuple[float, float]], against: str, *, target: str = "") -> Row:
         """From (ours, theirs) of each round."""
         ratios = [ours / theirs for ours, theirs in pairs]
         return cls(

@@ -20,7 +20,7 @@ from vestal.errors import BackendUnavailable, QueueFull
 from vestal.values import Priority
 from vestald.fairness import FairNode, Fifo
 
-__all__ = ["AGEING", "Lane", "Scheduler", "Ticket", "TicketState"]
+__all__ = ["AGEING", "Lane", "Scheduler", "Ticket", "TicketState", "not_serving"]
 
 AGEING = 10.0  # seconds
 _CLASSES: tuple[Priority, ...] = ("interactive", "normal", "batch")
@@ -89,6 +89,7 @@ class Lane:
         self.name = name
         self.slots = slots
         self.open = True
+        self.given_up = ""  # why it will not open again by itself
         self.running: set[Ticket] = set()
         self.mean_service: float | None = None  # seconds a job holds its slot
         self._classes = {priority: _Class() for priority in _CLASSES}
@@ -127,8 +128,6 @@ class Lane:
         if not self.running and not self.waiting:
             for cls in self._classes.values():
                 cls.queue.forget()
-        else:
-            queue.sweep()
 
     def order(self) -> Iterator[Ticket]:
         """What waits, in the order it would start if nothing else came."""
@@ -174,6 +173,8 @@ class Scheduler:
         lane = self.lanes.get(ticket.lane)
         if lane is None:
             raise BackendUnavailable(f"backend {ticket.lane!r} is not serving", details={"backend": ticket.lane})
+        if lane.given_up:
+            raise not_serving(lane)
         if lane.waiting or not lane.has_room:
             self._check_bounds(ticket, lane)
         ticket.state, ticket.entered = TicketState.WAITING, now
@@ -253,3 +254,12 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"<Scheduler waiting={self.waiting}/{self.queue_depth} running={self.running} lanes={len(self.lanes)}>"
+
+
+def not_serving(lane: Lane) -> BackendUnavailable:
+    """What is said of a lane that was given up, to those who wait for it and to those who come."""
+    return BackendUnavailable(
+        f"backend {lane.name!r} is not serving: {lane.given_up}",
+        hint=f"an operator can restart it: vestal restart {lane.name}",
+        details={"backend": lane.name},
+    )

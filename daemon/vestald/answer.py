@@ -6,7 +6,9 @@ Backend events become wire messages here and nowhere else. Whoever ends a reques
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from collections.abc import Callable
 
 from msgspec import structs
@@ -14,7 +16,7 @@ from msgspec import structs
 from vestal import messages as m
 from vestal.backend import EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
 from vestal.codec import error_frame
-from vestal.errors import FrameTooLarge, ShuttingDown, WireError
+from vestal.errors import FrameTooLarge, InternalError, ShuttingDown, WireError
 from vestal.values import (
     ContentBlock,
     Notice,
@@ -29,7 +31,9 @@ from vestal.values import (
 from vestald.job import Ended, Job
 from vestald.session import Session
 
-__all__ = ["Answer", "Collected", "Terminal"]
+__all__ = ["Answer", "Collected", "Terminal", "internal_error"]
+
+_log = logging.getLogger("vestald")
 
 
 class Terminal:
@@ -55,8 +59,9 @@ class Terminal:
         if self.session.alive:
             try:
                 self.session.send(frame)
-            except FrameTooLarge as error:
-                outcome = error.code
+            except Exception as fault:  # too long for a frame, or an adapter's value that MessagePack cannot say
+                error = fault if isinstance(fault, FrameTooLarge) else internal_error(self.job.backend, fault)
+                outcome, usage = error.code, self.usage()
                 self.session.send(error_frame(error, self.job.id))
         self._ended(self.job, outcome, usage)
 
@@ -136,6 +141,7 @@ class Answer(Terminal):
     ) -> None:
         super().__init__(session, job, ended)
         self._first: float | None = None
+        self._used: Usage | None = None
         self._prompt = PromptEvent(input_tokens=0)
         self._collected = None if stream else Collected()
         self._piece: type[m.Token] | type[m.Text] = m.Token if session.conn.version == 1 else m.Text
@@ -158,7 +164,7 @@ class Answer(Terminal):
             self.session.send(m.ToolUse(id=self.job.id, call_id=event.call_id, name=event.name, input=event.input))
 
     def usage(self) -> Usage:
-        return Usage(
+        return self._used or Usage(
             input_tokens=self._prompt.input_tokens,
             cached_tokens=self._prompt.cached_tokens,
             output_tokens=self.job.output_tokens,
@@ -166,6 +172,7 @@ class Answer(Terminal):
 
     def finish(self, end: EndEvent) -> None:
         """End as the backend ended."""
+        self._used = end.usage
         self.end(self.done(end.stop_reason, end.usage, end.notices), end.stop_reason, end.usage)
 
     def done(self, reason: StopReason, usage: Usage, notices: list[Notice]) -> m.Done:
@@ -182,7 +189,7 @@ class Answer(Terminal):
         now, first = time.monotonic(), self._first
         return structs.replace(
             super().timings(),
-            prefill_ms=self._prompt.prefill_ms,
+            prefill_ms=round(self._prompt.prefill_ms, 3),
             first_token_ms=0.0 if first is None else _ms(first - self.job.accepted),
             decode_ms=0.0 if first is None else _ms(now - first),
         )
@@ -190,3 +197,16 @@ class Answer(Terminal):
 
 def _ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
+
+
+def internal_error(backend: str, fault: BaseException) -> InternalError:
+    """Log where a bug showed, and give what the client is told of it.
+
+    Both hear its type, neither its text, which may quote the prompt.
+    """
+    places = "".join(traceback.format_tb(fault.__traceback__))
+    _log.error("%s in a request to backend %s, at\n%s", type(fault).__name__, backend, places)
+    return InternalError(
+        f"backend {backend!r} failed with {type(fault).__name__}",
+        hint="this is a fault in the adapter; the daemon's log has the traceback",
+    )

@@ -11,8 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from vestal.errors import BackendUnavailable, QueueTimeout, VestalError
-from vestald.admission import Lane, Scheduler, Ticket
+from vestal.errors import QueueTimeout, VestalError
+from vestald.admission import Scheduler, Ticket, not_serving
 
 __all__ = ["Dispatcher", "PositionWatcher"]
 
@@ -55,26 +55,20 @@ class Dispatcher:
     def open_lane(self, name: str, slots: int) -> None:
         """The backend serves (again), with that many slots."""
         lane = self.scheduler.lanes.get(name) or self.scheduler.add_lane(name, slots)
-        lane.slots, lane.open = slots, True
+        lane.slots, lane.open, lane.given_up = slots, True, ""
         self._advance()
 
     def shut_lane(self, name: str) -> None:
         """The backend is away; what waits for it waits on."""
         if lane := self.scheduler.lanes.get(name):
-            lane.open = False
+            lane.open, lane.given_up = False, ""
 
     def fail_lane(self, name: str, reason: str) -> None:
-        """The backend will not come back by itself: end what waits for it with `backend_unavailable`."""
-        lane: Lane | None = self.scheduler.lanes.get(name)
-        for ticket in list(lane.order()) if lane else []:
-            self._reject(
-                ticket,
-                BackendUnavailable(
-                    f"backend {name!r} is not serving: {reason}",
-                    hint=f"an operator can restart it: vestal restart {name}",
-                    details={"backend": name},
-                ),
-            )
+        """The backend will not come back by itself: `backend_unavailable` for what waits for it, and what comes."""
+        if lane := self.scheduler.lanes.get(name):
+            lane.open, lane.given_up = False, reason or "it has failed"
+            for ticket in list(lane.order()):
+                self._reject(ticket, not_serving(lane))
 
     def _advance(self) -> None:
         now = self._now()

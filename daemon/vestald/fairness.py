@@ -6,6 +6,8 @@ cost / weight. A share that was idle starts at the virtual time: it gets no cred
 
 Costs are estimates in tokens. `correct` adds the difference once the true cost is known, so over time shares are
 equal in what was used, not in what was guessed. Pure: no clock, no I/O. Amortised O(log shares) an operation.
+
+Keys come and go (every connection is one), so a node holds no more than a few idle shares: those that owe most.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Item(Protocol):
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741  # the item's type; the module knows no other
-_COMPACT_AT = 32
+_COMPACT_AT = 32  # entries that are of no use any more, before they are cleared away
 
 
 class Fifo(Generic[I]):
@@ -89,9 +91,7 @@ class FairNode(Generic[I]):
 
     def push(self, item: I, keys: tuple[Hashable, ...]) -> None:
         key = keys[0]
-        share = self._shares.get(key)
-        if share is None:
-            share = self._shares[key] = _Share(self._make_child(), self._weight_of(key), self.virtual_time)
+        share = self._shares.get(key) or self._open(key)
         was_idle = not share.child.live
         share.child.push(item, keys[1:])
         self.live += 1
@@ -122,7 +122,9 @@ class FairNode(Generic[I]):
         """An item popped earlier under `keys` cost `difference` tokens more (or fewer) than was charged."""
         share = self._shares.get(keys[0])
         if share is None:
-            return
+            if difference <= 0:
+                return
+            share = self._open(keys[0])  # closed while the item ran: what it owes now counts all the same
         share.start += difference / share.weight
         share.child.correct(keys[1:], difference)
         if share.child.live:
@@ -151,13 +153,23 @@ class FairNode(Generic[I]):
         self._heap.clear()
         self.virtual_time = 0.0
 
-    def sweep(self) -> None:
-        """Close the accounts of idle shares that owe nothing."""
-        settled = [k for k, s in self._shares.items() if not s.child.live and s.start <= self.virtual_time]
-        for key in settled:
+    def _open(self, key: Hashable) -> _Share[I]:
+        if len(self._shares) > 2 * self.live + _COMPACT_AT:
+            self._close_idle()
+        share = self._shares[key] = _Share(self._make_child(), self._weight_of(key), self.virtual_time)
+        return share
+
+    def _close_idle(self) -> None:
+        """Close the accounts of idle shares, but for some that owe most: the rest have no advantage to lose."""
+        idle = {key: share.start for key, share in self._shares.items() if not share.child.live}
+        owing = sorted((key for key, start in idle.items() if start > self.virtual_time), key=idle.__getitem__)
+        for key in idle.keys() - owing[-_COMPACT_AT // 2 :]:
             del self._shares[key]
 
     def _enter(self, key: Hashable, share: _Share[I]) -> None:
+        if len(self._heap) > 2 * len(self._shares) + _COMPACT_AT:
+            self._heap = [(s.start, s.stamp, k) for k, s in self._shares.items() if s.child.live and s is not share]
+            heapq.heapify(self._heap)
         self._stamp += 1
         share.stamp = self._stamp
         heapq.heappush(self._heap, (share.start, self._stamp, key))

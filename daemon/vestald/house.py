@@ -57,8 +57,9 @@ class House:
         self.generating = Dispatcher(Scheduler(**bounds))
         self.embedding = Dispatcher(Scheduler(**bounds))
         self.supervisor = Supervisor(build_backends(config), self.events, self._unit_changed)
+        self._farewell: tuple[str, int] | None = None  # the goaway for those who come while it drains
         self._on_stop = on_stop
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._restarts: dict[str, asyncio.Task[None]] = {}
         self._now = time.monotonic
         self._since = self._now()
 
@@ -88,6 +89,11 @@ class House:
 
     def opened(self, session: Session) -> None:
         self.sessions.add(session)
+
+    def greeted(self, session: Session) -> None:
+        """The handshake is done; who comes while the daemon drains is told at once."""
+        if self._farewell is not None and session.kind != "admin":
+            session.goaway(*self._farewell)
 
     def closed(self, session: Session) -> None:
         self.sessions.discard(session)
@@ -193,6 +199,7 @@ class House:
 
     def undrain(self) -> None:
         self.machine.to("ready")
+        self._farewell = None
 
     def stop(self, deadline: float | None, why: str) -> None:
         self._on_stop(deadline, why)
@@ -200,34 +207,35 @@ class House:
     def restart_backend(self, name: str) -> None:
         """Begin to stop and start one backend. Raises `InvalidRequest` for an unknown name or a wrong state."""
         unit = next((unit for unit in self.supervisor.units if unit.name == name), None)
-        if unit is None or not unit.machine.may("stopping"):
+        if unit is None or name in self._restarts or not unit.machine.may("stopping"):
             names = ", ".join(f"{unit.name} ({unit.state})" for unit in self.supervisor.units)
             raise InvalidRequest(
                 f"backend {name[:64]!r} cannot be restarted" if unit else f"there is no backend {name[:64]!r}",
                 hint=f"backends: {names}",
                 details={"field": "backend"},
             )
-        task = asyncio.ensure_future(self._restart(unit))
-        self._restarts.add(task)
-        task.add_done_callback(self._restarts.discard)
+        task = self._restarts[name] = asyncio.ensure_future(self._restart(unit))
+        task.add_done_callback(lambda _: self._restarts.pop(name))
 
     async def _restart(self, unit: Unit) -> None:
         try:
             await self.supervisor.restart(unit, float(self.config.daemon.drain_deadline))
         except Failure as failure:
+            self.events.emit("backend_restart_failed", level="error", backend=unit.name, error=failure.message)
             self._lost(unit, failure.message)
 
     def say_goaway(self, reason: str, deadline: float) -> None:
-        """One `goaway` to every infer and embed connection."""
+        """One `goaway` to every infer and embed connection: now, or after its handshake."""
+        self._farewell = (reason, round(1000 * deadline))
         for session in self.sessions:
-            if session.kind != "admin":
-                session.goaway(reason, round(1000 * deadline))
+            self.greeted(session)
 
     async def aclose(self) -> None:
         """End what the house itself started. Idempotent."""
-        for task in tuple(self._restarts):
+        restarts = tuple(self._restarts.values())
+        for task in restarts:
             task.cancel()
-        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await asyncio.gather(*restarts, return_exceptions=True)
 
     # --- changes ----------------------------------------------------------------------------------------------
 

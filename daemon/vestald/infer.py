@@ -10,10 +10,11 @@ from vestal import messages as m
 from vestal.backend import CountRequest
 from vestal.codec import error_frame
 from vestal.errors import QueueFull, Unsupported, WireError
+from vestald.answer import internal_error
 from vestald.job import Ended, Job, Jobs
 from vestald.router import choose_generator
 from vestald.session import Host, Session
-from vestald.work import Embedding, Generation, Services, internal_error
+from vestald.work import Embedding, Generation, Services
 
 __all__ = ["EmbedSession", "InferSession", "RequestHost"]
 
@@ -58,7 +59,8 @@ class _RequestSession(Session):
         self.host.jobs.forget(job)
 
     def _cancel(self, id: int) -> None:
-        if (job := self._by_id.get(id)) is not None:
+        # One that has had its terminal frame may still be letting go of its engine: that is not disturbed.
+        if id in self.conn.requests and (job := self._by_id.get(id)) is not None:
             job.cancel(Ended.CLIENT)
 
     def _over_limit(self, id: int) -> bool:
@@ -79,13 +81,24 @@ class _RequestSession(Session):
 class InferSession(_RequestSession):
     kind = "infer"
 
+    def __init__(self, host: RequestHost) -> None:
+        super().__init__(host)
+        self._counts: set[asyncio.Task[None]] = set()
+
     def handle(self, message: m.AnyMessage) -> None:
         if isinstance(message, m.Generate | m.GenerateV2):
             self._start(message)
         elif isinstance(message, m.Cancel):
             self._cancel(message.id)
         elif isinstance(message, m.Count | m.CountV2) and not self._over_limit(message.id):
-            self.spawn(self._count(message))
+            counting = self.spawn(self._count(message))
+            self._counts.add(counting)
+            counting.add_done_callback(self._counts.discard)
+
+    def disconnected(self) -> None:
+        super().disconnected()
+        for counting in tuple(self._counts):
+            counting.cancel()
 
     async def _count(self, message: m.Count | m.CountV2) -> None:
         answer: m.Counted | m.Error
@@ -93,10 +106,6 @@ class InferSession(_RequestSession):
             answer = await self._counted(message)
         except WireError as error:
             answer = error_frame(error, message.id)
-        except asyncio.CancelledError:
-            raise
-        except Exception as fault:  # an adapter may raise anything
-            answer = error_frame(internal_error("", fault), message.id)
         if self.alive:
             self.send(answer)
 
@@ -112,7 +121,12 @@ class InferSession(_RequestSession):
             request = CountRequest(messages=message.messages)
         else:
             request = CountRequest(messages_v2=message.messages, tools=message.tools)
-        tokens = await unit.backend.count(request)
+        try:
+            tokens = await unit.backend.count(request)
+        except WireError:
+            raise
+        except Exception as fault:  # an adapter may raise anything
+            raise internal_error(unit.name, fault) from None
         return m.Counted(id=message.id, input_tokens=tokens, context_length=unit.capabilities.context_length)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -45,14 +46,16 @@ class Job:
         self.output_tokens = 0
         self.ended: Ended | None = None
         self.task: asyncio.Task[None] | None = None
-        self.began = False
+        self.interrupt: Callable[[Ended], None] | None = None  # sends the terminal frame; set once the task has begun
 
     def cancel(self, why: Ended) -> None:
-        """End it early; the first reason counts. A task that has not begun looks at `ended` when it does:
-        cancelled before its first step it would never run, and never send its terminal frame."""
+        """End it early; the first reason counts. The terminal frame leaves now: how long the engine takes to let go
+        is nothing to the client. A task that has not begun looks at `ended` when it does: cancelled before its
+        first step it would never run, and never send that frame."""
         if self.ended is None:
             self.ended = why
-            if self.began and self.task is not None:
+            if self.interrupt is not None and self.task is not None:
+                self.interrupt(why)
                 self.task.cancel()
 
     @property

@@ -47,7 +47,7 @@ def _choose(model: str | None, backends: Sequence[C], can: Callable[[Capabilitie
         )
     named = [backend for backend in backends if model in (backend.name, backend.capabilities.model)]
     if not named:
-        models = [backend.capabilities.model or backend.name for backend in able]
+        models = _names(able)
         raise ModelNotFound(
             f"no backend serves model {model[:64]!r}",
             hint=f"models served here: {', '.join(models) or 'none'}",
@@ -58,6 +58,11 @@ def _choose(model: str | None, backends: Sequence[C], can: Callable[[Capabilitie
             return backend
     raise Unsupported(
         f"model {model[:64]!r} cannot {what}",
-        hint=f"models that can: {', '.join(backend.name for backend in able) or 'none'}",
+        hint=f"models that can: {', '.join(_names(able)) or 'none'}",
         details={"option": "model", "model": model[:64]},
     )
+
+
+def _names(backends: Sequence[Candidate]) -> list[str]:
+    """Every name that would have been understood, each once."""
+    return list(dict.fromkeys(name for b in backends for name in (b.name, b.capabilities.model) if name))

@@ -16,7 +16,9 @@ from vestald.events import EventHub
 from vestald.failures import BackendFailed
 from vestald.lifecycle import BACKEND, Machine
 
-__all__ = ["Supervisor", "Unit"]
+__all__ = ["Supervisor", "Unit", "health_of"]
+
+_GRACE = 0.25  # seconds beyond its timeout that a backend's `stop` is waited for
 
 
 class Unit:
@@ -28,6 +30,7 @@ class Unit:
         self.percent = 0.0
         self.detail = ""
         self.given_up = False  # unavailable, and not trying to come back
+        self.served = False  # it has been ready once
         self.machine: Machine[BackendState] = Machine(
             f"backend {backend.name}", BACKEND, "starting", lambda _before, _after: changed(self)
         )
@@ -59,8 +62,8 @@ class Supervisor:
 
     @property
     def serving(self) -> list[Unit]:
-        """The units that have been ready and may take requests: those away for now are among them."""
-        return [unit for unit in self.units if unit.state in ("ready", "unavailable")]
+        """The units that have been ready: those away for now, and those being restarted, are among them."""
+        return [unit for unit in self.units if unit.served]
 
     async def start_all(self, timeout: float) -> None:
         """Start all at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
@@ -77,10 +80,15 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def restart(self, unit: Unit, timeout: float) -> None:
-        """Stop and start one unit. Raises `BackendFailed` if it does not come back."""
+        """Stop and start one unit. Raises `BackendFailed` if it does not stop in time, or does not come back."""
         unit.given_up = False
         unit.machine.to("stopping")
-        await unit.backend.stop(timeout)
+        try:
+            async with asyncio.timeout(timeout + _GRACE):
+                await unit.backend.stop(timeout)
+        except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
+            what = f"within {timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
+            raise BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon") from exc
         unit.machine.to("stopped")
         unit.machine.to("starting")
         await self._start(unit)
@@ -109,7 +117,7 @@ class Supervisor:
                 f"backend {unit.name!r} did not start: {type(exc).__name__}: {exc}",
                 hint=f"this is a fault in adapter {unit.adapter!r}",
             ) from exc
-        unit.percent, unit.detail = 100.0, ""
+        unit.percent, unit.detail, unit.served = 100.0, "", True
         unit.machine.to("ready")
 
     def _failed(self, unit: Unit, why: str) -> None:

@@ -8,7 +8,6 @@ client does not wait for the engine to let go, only the slot does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -27,16 +26,15 @@ from vestal.errors import DeadlineExceeded, InternalError, InvalidRequest, WireE
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal.values import GenerateOptions, Usage
 from vestald.admission import Ticket
-from vestald.answer import Answer, Terminal
+from vestald.answer import Answer, Terminal, internal_error
 from vestald.dispatcher import Dispatcher
 from vestald.job import Job
 from vestald.router import choose_embedder, choose_generator
 from vestald.session import Session
 from vestald.supervisor import Unit
 
-__all__ = ["Embedding", "Generation", "Services", "internal_error"]
+__all__ = ["Embedding", "Generation", "Services"]
 
-_log = logging.getLogger("vestald")
 _CHARS_PER_TOKEN = 4  # a guess for the estimate on entry; the true cost corrects it
 _OUTPUT_GUESS = 256  # tokens, where the client names no max_tokens
 _FRAME_MARGIN = 64 * 1024  # bytes of an `embeddings` frame that are not vectors
@@ -69,17 +67,18 @@ class _Work(ABC):
 
     async def run(self) -> None:
         """Run to the terminal frame; raises only what is a bug in the daemon."""
-        self.job.began = True
+        self.job.interrupt = self.terminal.interrupted
         try:
             if self.job.ended is None:
                 await self._serve()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as fault:
             if self.job.ended is None:
-                raise
+                if _is_cancelled():
+                    raise
+                self.terminal.fail(internal_error(self.job.backend, fault))  # the backend's own, not ours
         except WireError as error:
             self.terminal.fail(error)
         except Exception as fault:  # a backend may raise anything; its request pays with `internal`, nobody else
-            _log.exception("request #%d failed in backend %s", self.job.number, self.job.backend)
             self.terminal.fail(internal_error(self.job.backend, fault))
         if self.job.ended is not None:
             self.terminal.interrupted(self.job.ended)
@@ -109,9 +108,11 @@ class Generation(_Work):
     async def _serve(self) -> None:
         timeout_ms = self.message.timeout_ms
         try:
-            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000) as scope:
                 await self._admit()
         except TimeoutError:
+            if not scope.expired():  # it is the backend's
+                raise
             raise DeadlineExceeded(
                 f"not finished within timeout_ms = {timeout_ms}; {self.job.output_tokens} tokens were made",
                 hint="allow a longer timeout_ms, or ask for less with max_tokens",
@@ -141,10 +142,6 @@ class Generation(_Work):
         )
         try:
             self.terminal.finish(await self._pump(stream))
-        except asyncio.CancelledError:
-            if self.job.ended is not None:
-                self.terminal.interrupted(self.job.ended)
-            raise
         finally:
             used = self.terminal.usage()
             ticket.used = float(used.input_tokens - used.cached_tokens + used.output_tokens)
@@ -166,7 +163,7 @@ class Generation(_Work):
         )
 
     def _queued(self, position: int, depth: int, eta_ms: int | None) -> None:
-        if self.session.alive:
+        if self.session.alive and not self.terminal.sent:
             self.session.send(m.Queued(id=self.message.id, position=position, depth=depth, eta_ms=eta_ms))
 
 
@@ -218,12 +215,10 @@ class Embedding(_Work):
             )
 
 
-def internal_error(backend: str, fault: BaseException) -> InternalError:
-    """What a client is told of a bug: its type, never its text, which may quote the prompt."""
-    return InternalError(
-        f"backend {backend!r} failed with {type(fault).__name__}",
-        hint="this is a fault in the adapter; the daemon's log has the traceback",
-    )
+def _is_cancelled() -> bool:
+    """Whether somebody asked for the end of this task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _resolve(message: m.Generate | m.GenerateV2, uid: int) -> GenerateRequest | GenerateRequestV2:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vestal.errors import BackendUnavailable, QueueFull
 from vestal.values import Priority
 from vestald.admission import AGEING, Scheduler, Ticket, TicketState
+from vestald.fairness import FairNode, Fifo
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 
@@ -156,6 +157,33 @@ def test_two_busy_callers_get_equal_tokens_whatever_their_request_sizes(small: f
     assert abs(used[1] - used[2]) <= 0.05 * used.total()
 
 
+def test_what_a_long_job_used_is_charged_even_if_others_were_served_meanwhile() -> None:
+    """Beside it the other slot serves a second caller; when it ends, its own account may have been closed."""
+    w = world(depth=500, per_caller=500, slots=2)
+    long = w.submit(uid=1, cost=10.0)
+    for _ in range(300):
+        w.submit(uid=2, cost=10.0)
+    others = (ticket for ticket in w.started if ticket.uid == 2)  # grows while it is read
+    for _ in range(60):
+        w.end(next(others), 10.0)
+    w.end(long, 5000.0)
+    again = w.submit(uid=1, cost=10.0)
+    for _ in range(100):
+        w.end(next(others), 10.0)
+    assert again.state is TicketState.WAITING
+
+
+def test_connections_that_come_and_go_leave_nothing_in_a_lane_that_is_always_busy() -> None:
+    w = world(depth=10, slots=2)
+    w.submit()
+    for connection in range(3000):
+        w.end(w.submit(connection=connection), 20.0)
+    w.submit()
+    for connection in range(3000):
+        w.end(w.submit(connection=connection))
+    assert sum(_footprint(cls.queue) for cls in w.scheduler.lanes["a"]._classes.values()) < 500
+
+
 def test_within_a_caller_its_connections_share() -> None:
     w = world()
     w.submit(connection=1)
@@ -258,3 +286,10 @@ def test_cancelled_tickets_do_not_pile_up_behind_a_long_job() -> None:
     (node,) = (cls.queue for cls in w.scheduler.lanes["a"]._classes.values() if cls.queue._shares)
     leaf = next(iter(next(iter(node._shares.values())).child._shares.values())).child  # type: ignore[union-attr]
     assert len(leaf._items) < 100  # type: ignore[union-attr]
+
+
+def _footprint(node: FairNode[Ticket] | Fifo[Ticket]) -> int:
+    """Shares, heap entries and items that a tree holds on to."""
+    if isinstance(node, Fifo):
+        return len(node._items)
+    return len(node._heap) + sum(1 + _footprint(share.child) for share in node._shares.values())
