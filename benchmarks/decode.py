@@ -68,24 +68,21 @@ def _raw(process: subprocess.Popen[str], streams: int, tokens: int) -> float:
     return float(_line(process))
 
 
-def _one(client: vestal.Client) -> tuple[float, float, int]:
-    """(time of the first piece, of the last, output tokens) of one greedy answer."""
+def _one(client: vestal.Client) -> tuple[list[float], int]:
+    """(times of the pieces, output tokens) of one greedy answer."""
     stream = client.stream(_PROMPT, max_tokens=_TOKENS, temperature=0)
-    first = last = 0.0
-    for _ in stream:
-        last = time.perf_counter()
-        first = first or last
-    return first, last, stream.result.usage.output_tokens
+    times = [time.perf_counter() for _ in stream]
+    return times, stream.result.usage.output_tokens
 
 
 def _ours(client: vestal.Client, streams: int) -> tuple[float, int]:
-    """(tokens per second of all streams while all ran, tokens of one answer)."""
+    """(tokens per second of all streams while all were decoding, tokens of one answer)."""
     with ThreadPoolExecutor(streams) as pool:
         runs = list(pool.map(_one, [client] * streams))
-    begun, ended = max(first for first, _, _ in runs), min(last for _, last, _ in runs)
-    tokens = min(count for _, _, count in runs)
-    share = (ended - begun) / (runs[0][1] - runs[0][0])
-    return streams * (tokens - 1) * share / (ended - begun), tokens
+    begun, ended = max(times[0] for times, _ in runs), min(times[-1] for times, _ in runs)
+    pieces = sum(begun < moment <= ended for times, _ in runs for moment in times)
+    tokens_per_piece = sum(tokens for _, tokens in runs) / sum(len(times) for times, _ in runs)
+    return pieces * tokens_per_piece / (ended - begun), min(tokens for _, tokens in runs)
 
 
 def run() -> list[Row]:

@@ -6,6 +6,7 @@ process of its own, so that the threads and memory of the thing compared with ar
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -30,7 +31,7 @@ class Raw:
         params.kv_unified = False
         self.context = lib.llama_init_from_model(self.model, params)
         self.batch = lib.llama_batch_init(512, 0, 1)
-        self.piece: Any = (lib.ctypes.c_char * 64)()
+        self.piece: Any = (ctypes.c_char * 64)()
 
     def run(self, streams: int, tokens: int) -> float:
         """Tokens per second of all streams, from the first sampled token to the last."""
