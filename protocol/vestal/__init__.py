@@ -83,9 +83,11 @@ if TYPE_CHECKING:
         TextBlock,
         ThinkingBlock,
         Timings,
+        TokenLogprob,
         Tool,
         ToolResultBlock,
         ToolUseBlock,
+        TopLogprob,
         Usage,
     )
 
@@ -107,7 +109,7 @@ _HOMES: dict[str, str] = {
     "vestal.streams": "EventStream Stream Subscription",
     "vestal.values": (
         "Attachment AudioBlock Capabilities ContentBlock ImageBlock Message MessageV2 NamedTool Notice "
-        "ResponseFormat TextBlock ThinkingBlock Timings Tool ToolResultBlock ToolUseBlock Usage"
+        "ResponseFormat TextBlock ThinkingBlock Timings TokenLogprob Tool ToolResultBlock ToolUseBlock TopLogprob Usage"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -182,10 +184,12 @@ __all__ = [
     "ThinkingDelta",
     "Timings",
     "Token",
+    "TokenLogprob",
     "Tool",
     "ToolResultBlock",
     "ToolUse",
     "ToolUseBlock",
+    "TopLogprob",
     "UnknownMessage",
     "Unsupported",
     "Usage",

@@ -2,8 +2,8 @@
 
 Leader and followers. A thread that needs a frame and finds none becomes the reader, unless another already is:
 it waits for bytes without the lock, sorts them to their calls under it, and goes on until its own call has
-something. The others wait to be told. A reader that leaves names a follower to go on, so that as long as any
-thread waits, one of them reads.
+something. The others wait to be told. A reader that leaves tells a follower to go on, and a follower that was told
+and leaves tells the next: as long as any thread waits, one of them reads or is about to.
 
 Writers. Frames are queued under the lock; the first writer sends until nothing is queued, and a second one
 leaves its frame to it. A writer whose frame does not fit the kernel's buffer reads while it waits for room: the
@@ -11,7 +11,8 @@ daemon may be waiting for this side to read before it reads on.
 
 Interrupts. `KeyboardInterrupt` while waiting for bytes takes none of them, and the link stays whole. Between the
 kernel's buffer and a call's frames, or in the middle of writing, nobody can say how much went: the link is lost
-then, and every call learns it.
+then, and every call learns it. An interrupt can strike at any function call, in a `finally` too; what other
+threads depend on is therefore done again if it was interrupted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def connect_socket(path: str, timeout: float) -> socket.socket:
     try:
         # settimeout() would not do: a non-blocking connect(2) to a full backlog fails at once (EAGAIN) instead of
         # waiting, and there is no event to wait for. connect(2) itself honours SO_SNDTIMEO (unix(7), socket(7)).
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(max(timeout, 0.001)))  # 0 is "for ever"
         sock.connect(path)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
     except BaseException:
@@ -50,7 +51,7 @@ def connect_socket(path: str, timeout: float) -> socket.socket:
 
 
 def _timeval(seconds: float) -> bytes:
-    whole, rest = divmod(max(seconds, 0), 1)
+    whole, rest = divmod(seconds, 1)
     return struct.pack("@ll", int(whole), int(rest * 1_000_000))
 
 
@@ -60,7 +61,7 @@ class Link:
     def __init__(self, sock: socket.socket, kind: SocketKind, path: str) -> None:
         self.mux = Multiplexer(kind, path)
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # never entered twice: it is the kind that knows who is in it
         self._reader: int | None = None  # the ident of the thread that reads
         self._writing = False
         self._followers: dict[Call, threading.Lock] = {}  # each waits for its lock, which whoever tells it releases
@@ -111,7 +112,7 @@ class Link:
             return frames
         except BaseException:
             call.frames[:0] = frames  # what an interrupted thread took and cannot give
-            self._step_down()  # it may just have been told to read
+            self._step_down(call)  # it may just have been told to read, or an interrupt kept it from doing this
             raise
         finally:
             if claimed:
@@ -132,27 +133,21 @@ class Link:
         self._tell([call])
 
     def _soon(self, act: Callable[[Call], None], call: Call) -> None:
-        """Do `act` under the lock, and send what it queued.
+        """Do `act` under the lock, and send what it queued; in a thread of its own where this one is in the lock.
 
-        Never waits for the lock: in a signal handler or a finaliser, the thread below may be what holds it.
+        That is so in a signal handler or a finaliser that has struck amid a change of the state.
         """
-        if self._lock.acquire(blocking=False):
+        if not self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks a lock, too
             self._act(act, call)
             return
         import _thread  # not threading.Thread: its start() takes locks that the code below may hold
 
         with suppress(RuntimeError):  # at the interpreter's end there are no new threads, and the socket goes too
-            _thread.start_new_thread(self._act_later, (act, call))
-
-    def _act_later(self, act: Callable[[Call], None], call: Call) -> None:
-        self._lock.acquire()
-        self._act(act, call)
+            _thread.start_new_thread(self._act, (act, call))
 
     def _act(self, act: Callable[[Call], None], call: Call) -> None:
-        try:
+        with self._lock:
             act(call)
-        finally:
-            self._lock.release()
         self._flush()
 
     def refresh(self) -> bool:
@@ -167,7 +162,11 @@ class Link:
                 self._take()
         finally:
             if reads:
-                self._step_down()
+                try:
+                    self._step_down()
+                except BaseException:  # an interrupt: left undone, other threads would wait for ever
+                    self._step_down()
+                    raise
         return self.mux.open_for_requests
 
     def close(self) -> None:
@@ -222,7 +221,11 @@ class Link:
             whole = True
         finally:
             if not whole:
-                _surely(lambda: self._lose("interrupted in the middle of reading"))
+                try:
+                    self._lose("interrupted in the middle of reading")
+                except BaseException:  # another interrupt: the calls must not take what has a hole in it
+                    self._lose("interrupted in the middle of reading")
+                    raise
 
     def _tell(self, calls: Iterable[Call]) -> None:
         for call in calls:
@@ -235,9 +238,6 @@ class Link:
 
         A follower that was told and still has nothing `waits_on`: it is the one that will read.
         """
-        _surely(lambda: self._hand_over(call, waits_on))
-
-    def _hand_over(self, call: Call | None, waits_on: bool) -> None:
         with self._lock:
             if call is not None:
                 self._followers.pop(call, None)
@@ -268,7 +268,11 @@ class Link:
             whole = True
         finally:
             if writes:
-                _surely(lambda: self._wrote(whole=whole))
+                try:
+                    self._wrote(whole=whole)
+                except BaseException:  # an interrupt: left undone, nothing would ever be sent
+                    self._wrote(whole=whole)
+                    raise
         return True
 
     def _wrote(self, *, whole: bool) -> None:
@@ -335,15 +339,6 @@ def _locked() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
-
-
-def _surely(act: Callable[[], None]) -> None:
-    """Do `act`, again if an interrupt strikes amid it: left undone, other threads would wait for ever."""
-    try:
-        act()
-    except BaseException:
-        act()
-        raise
 
 
 def _milliseconds_to(deadline: float | None) -> float | None:

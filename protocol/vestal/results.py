@@ -23,6 +23,7 @@ from vestal.values import (
     TextBlock,
     ThinkingBlock,
     Timings,
+    TokenLogprob,
     ToolUseBlock,
     Usage,
     blocks_text,
@@ -41,7 +42,10 @@ EVENTS = (m.Text, m.Token, m.ThinkingDelta, m.Queued, m.Started, m.ToolUse, m.Do
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """A finished `generate`. `content` is the answer in blocks, in order; in v1 it is one text block."""
+    """A finished `generate`. `content` is the answer in blocks, in order; in v1 it is one text block.
+
+    `logprobs` has an entry per token of the text if the request asked for that, and is empty otherwise.
+    """
 
     content: list[ContentBlock]
     stop_reason: StopReason
@@ -50,6 +54,7 @@ class Result(Struct, frozen=True, kw_only=True):
     model: str
     timings: Timings
     notices: list[Notice]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def text(self) -> str:
@@ -124,6 +129,7 @@ class Answer:
             model=done.model,
             timings=done.timings,
             notices=done.notices,
+            logprobs=done.logprobs or tuple(_logprobs(self._frames)),
         )
 
     def _content(self, done: m.Done) -> list[ContentBlock]:
@@ -150,6 +156,12 @@ def _blocks(frames: list[m.AnyMessage]) -> Iterator[ContentBlock]:
             yield ThinkingBlock("".join(frame.delta for frame in run if isinstance(frame, m.ThinkingDelta)))
         elif kind is m.ToolUse:
             yield from (ToolUseBlock(f.call_id, f.name, f.input) for f in run if isinstance(f, m.ToolUse))
+
+
+def _logprobs(frames: list[m.AnyMessage]) -> Iterator[TokenLogprob]:
+    for frame in frames:
+        if isinstance(frame, (m.Token, m.Text)):
+            yield from frame.logprobs
 
 
 class Embeddings(Struct, frozen=True, kw_only=True):

@@ -226,7 +226,6 @@ class ScriptedDaemon:
     ) -> None:
         for listening in tuple(self._listeners):
             self.close(listening)
-        faults = self._faults if error is None else list(self._faults)  # later ones come of the error, not it of them
         if error is not None:
             self._hang_up()  # a failed test leaves scripts waiting for what will not come
         for thread in self._threads:
@@ -234,6 +233,8 @@ class ScriptedDaemon:
         self._hang_up()
         if self._own_dir:
             shutil.rmtree(self.runtime_dir, ignore_errors=True)
+        # A client that is gone is what an error in the test leaves behind, never what caused it.
+        faults = [fault for fault in self._faults if error is None or not isinstance(fault, Gone)]
         if faults:
             raise faults[0]
 

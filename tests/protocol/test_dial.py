@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -187,6 +189,36 @@ def test_an_admin_socket_that_refuses_this_user_leaves_trying_again() -> None:
 
     with ScriptedDaemon(admin=refuse) as daemon, vestal.Client(runtime_dir=daemon.runtime_dir) as client:
         assert client.wait_ready(timeout=WAIT).server == "scripted/0"
+
+
+def test_a_daemon_that_says_ready_and_has_no_socket_is_tried_at_intervals() -> None:
+    def admin(peer: Peer) -> None:
+        seen.append(peer)
+        reporting("ready")(peer)
+
+    seen: list[Peer] = []
+    with ScriptedDaemon(admin=admin) as daemon, pytest.raises(vestal.DaemonNotReady, match=r"waited 0\.3 s"):
+        vestal.Client(runtime_dir=daemon.runtime_dir).wait_ready(timeout=0.3)
+    assert len(seen) < 30  # two a try; without a pause it would be hundreds
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to somebody else")
+def test_nothing_is_said_to_a_daemon_in_a_directory_that_somebody_else_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(peer: Peer) -> None:
+        raise AssertionError(f"the client greeted it: {peer!r}")
+
+    trap = Path("/tmp/vestal-4242")
+    trap.mkdir()
+    try:
+        with ScriptedDaemon(infer=script, runtime_dir=trap):
+            os.chown(trap, 12345, 12345)
+            monkeypatch.setattr(os, "getuid", lambda: 4242)
+            with pytest.raises(vestal.PermissionRefused, match="belongs to uid 12345, not to you"):
+                vestal.Client(runtime_dir=trap).connect()
+            with pytest.raises(vestal.PermissionRefused, match="belongs to uid 12345, not to you"):
+                asyncio.run(vestal.AsyncClient(runtime_dir=trap).connect())
+    finally:
+        trap.rmdir()
 
 
 def test_a_daemon_that_cannot_do_what_is_required_is_not_waited_for() -> None:

@@ -120,6 +120,16 @@ def test_a_full_backlog_is_said_to_be_one(short_dir: Path) -> None:
     assert "its backlog stayed full" in error.message
 
 
+def test_no_time_to_connect_is_not_all_the_time_there_is(short_dir: Path) -> None:
+    here = endpoint(short_dir)
+    with socket.socket(socket.AF_UNIX) as deaf, socket.socket(socket.AF_UNIX) as first:
+        deaf.bind(str(here.path))
+        deaf.listen(0)
+        first.connect(str(here.path))
+        with pytest.raises(BlockingIOError):
+            connect_socket(str(here.path), 0.0)
+
+
 def test_no_welcome_names_the_seconds(short_dir: Path) -> None:
     assert "sent no welcome within 5 s" in no_welcome(endpoint(short_dir)).message
 

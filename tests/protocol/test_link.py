@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from random import Random
 from time import monotonic, sleep
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_cancels_that_race_with_the_end_leave_every_stream_with_one_end() -> Non
 
 def _until_gone(script: Callable[[Peer], None]) -> Callable[[Peer], None]:
     def played(peer: Peer) -> None:
-        with pytest.raises(Gone):
+        with suppress(Gone):
             script(peer)
 
     return played
@@ -311,6 +312,7 @@ def test_a_stream_can_be_collected_while_its_thread_holds_the_links_lock() -> No
         link: Any = client._link
         with link._lock:  # where the collector may strike: any allocation under the lock
             del stream
+            assert link.mux._calls  # nothing is changed under the feet of whoever is in the lock
         assert cancelled.wait(WAIT)
         assert client.generate("next one").text == "next one"
 
@@ -322,6 +324,8 @@ def test_a_signal_handler_may_cancel_whatever_it_interrupts() -> None:
         link: Any = client._link
         with link._lock:  # where the signal may strike: any bytecode under the lock
             stream.cancel()
+            assert not link.mux.connection.pending  # nothing is changed under the feet of whoever is in the lock
+            assert not link._writing
         assert list(stream) == []
         assert stream.result.stop_reason == "cancelled"
 
@@ -452,6 +456,98 @@ def test_an_interrupted_reader_hands_over_to_another_thread() -> None:
             client.generate("b")
         daemon.settle()
     assert [result.text for result in results] == ["x"]
+
+
+class StruckOnce:
+    """A lock whose holder is interrupted as it lets go, the first time that `moment` has come."""
+
+    def __init__(self, lock: Any, moment: Callable[[], bool]) -> None:
+        self._lock, self._moment, self._armed = lock, moment, True
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        strike = self._armed and self._moment()
+        self._lock.release()
+        if strike:
+            self._armed = False
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+
+def test_frames_that_an_interrupted_thread_had_taken_are_there_the_next_time() -> None:
+    with talking(echo) as client:
+        stream = client.stream("a b c")
+        client.ping()  # the pong comes behind the stream's frames
+        link: Any = client._link
+        call: Any = stream._call
+        assert call.frames
+        link._lock = StruckOnce(link._lock, lambda: not call.frames)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert list(stream) == ["a", " b", " c"]
+
+
+def test_what_an_interrupted_writer_left_is_sent_by_whoever_waits() -> None:
+    with talking(echo) as client:
+        client.connect()
+        link: Any = client._link
+        call = link.mux.open(m.Ping(nonce=7))
+        assert link.wait(call) == [m.Pong(nonce=7)]
+
+
+class Struck(BaseException):
+    """What the signal of the next test raises, wherever it strikes."""
+
+
+# A signal handler's exception in a finaliser is Python's to swallow, and to warn of.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment_leave_no_thread_waiting_for_ever() -> None:
+    def strike(signum: int, frame: object) -> None:
+        if armed:
+            armed.clear()
+            raise Struck
+
+    def shoot() -> None:
+        dice = Random(1)
+        while not over.wait(dice.random() * 0.003):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    def work() -> None:
+        while not over.is_set():
+            with suppress(vestal.ConnectionLost):  # an interrupt amid bytes costs everybody the connection
+                assert client.generate("a b").text == "a b"
+                next(client.stream("a b c"))
+
+    def turn(number: int) -> bool:
+        """Use the client until it is done or struck; whether it was struck."""
+        try:
+            armed.append(True)
+            with suppress(vestal.ConnectionLost):
+                client.generate("x " * (number * 100))
+                next(client.stream("a b c"))
+            armed.clear()
+        except Struck:
+            return True
+        return False
+
+    armed: list[bool] = []
+    over = threading.Event()
+    main = threading.main_thread().ident or 0
+    before = signal.signal(signal.SIGUSR1, strike)
+    with talking(echo) as client:
+        threads = [in_thread(act) for act in (work, work, work, shoot)]
+        struck = sum(turn(number) for number in range(300))
+        armed.clear()
+        over.set()
+        for thread in threads:
+            thread.join(WAIT)
+            assert not thread.is_alive(), f"waits for ever: {client!r}"
+    signal.signal(signal.SIGUSR1, before)
+    assert struck > 10
 
 
 def test_a_large_request_goes_out_while_the_daemon_waits_for_this_side_to_read() -> None:

@@ -6,6 +6,7 @@ import struct
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from vestal import messages as m
 from vestal.errors import ContextOverflow, LocalProtocolError, RemoteProtocolError
 from vestal.results import Answer, Embeddings
 from vestal.testing import done
-from vestal.values import TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from vestal.values import TextBlock, ThinkingBlock, TokenLogprob, ToolUseBlock, TopLogprob, Usage
 
 
 def answer_of(*batches: list[Any], version: int = 2) -> Answer:
@@ -52,6 +53,16 @@ def test_a_whole_answer_is_taken_from_done() -> None:
     assert answer_of([done(1, text="Hi")], version=1).result().content == [TextBlock("Hi")]
     blocks: list[Any] = [ThinkingBlock("hm"), TextBlock("Hi")]
     assert answer_of([done(1, content=blocks)]).result().content == blocks
+
+
+@pytest.mark.parametrize("piece", [m.Token, m.Text])
+def test_probabilities_come_with_the_pieces_or_with_done(piece: type[m.Token | m.Text]) -> None:
+    hel = TokenLogprob(b"Hel", -0.1, (TopLogprob(b"Hel", -0.1), TopLogprob(b"Ha", -2.0)))
+    lo = TokenLogprob(b"lo", -0.5)
+    assert answer_of([piece(1, "Hel", (hel,)), piece(1, "lo", (lo,)), done(1)]).result().logprobs == (hel, lo)
+    whole = m.Done(**{**msgspec.structs.asdict(done(1, text="Hello")), "logprobs": (hel, lo)})
+    assert answer_of([whole]).result().logprobs == (hel, lo)
+    assert answer_of([piece(1, "Hello"), done(1)]).result().logprobs == ()
 
 
 def test_before_the_end_there_is_no_result() -> None:
