@@ -12,7 +12,8 @@ daemon breaks the rules raises `RemoteProtocolError`: there is nobody to answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 from vestal import messages as m
 from vestal.codec import Codec, append_frame, error_frame
@@ -26,19 +27,19 @@ __all__ = ["VERSIONS", "ClientConnection", "ServerConnection", "SocketKind"]
 SocketKind = Literal["infer", "embed", "admin"]
 VERSIONS: tuple[int, ...] = (1, 2)
 
-_REQUESTS: Mapping[tuple[SocketKind, int], Codec[m.AnyMessage]] = {
-    ("infer", 1): Codec(m.InferRequestV1),
-    ("infer", 2): Codec(m.InferRequestV2),
-    **{("embed", version): Codec(m.EmbedRequest) for version in VERSIONS},
-    **{("admin", version): Codec(m.AdminRequest) for version in VERSIONS},
+_REQUESTS: Mapping[SocketKind, tuple[Any, Any]] = {  # by version, from 1
+    "infer": (m.InferRequestV1, m.InferRequestV2),
+    "embed": (m.EmbedRequest, m.EmbedRequest),
+    "admin": (m.AdminRequest, m.AdminRequest),
 }
-_REPLIES: Mapping[SocketKind, Codec[m.AnyMessage]] = {
-    "infer": Codec(m.InferReply),
-    "embed": Codec(m.EmbedReply),
-    "admin": Codec(m.AdminReply),
-}
-_HELLO: Codec[m.AnyMessage] = Codec(m.Hello)
-_WELCOME: Codec[m.AnyMessage] = Codec(m.Welcome | m.Error)
+_REPLIES: Mapping[SocketKind, Any] = {"infer": m.InferReply, "embed": m.EmbedReply, "admin": m.AdminReply}
+
+
+@cache
+def _codec(union: Any) -> Codec[m.AnyMessage]:
+    """Built when it is first needed: a client needs two of them, and each takes a millisecond of its start."""
+    return Codec(union)
+
 
 _TAG: dict[type, str] = {cls: str(cls.__struct_config__.tag) for cls in m.AnyMessage.__args__}
 _OPENS: dict[type, RequestState] = {cls: OPENING[tag] for cls, tag in _TAG.items() if tag in OPENING}
@@ -97,9 +98,9 @@ class _Connection:
         self.features = frozenset(welcome.features)
         self._reader.limit = MAX_FRAME_LIMIT
         self._send_limit = MAX_FRAME_LIMIT
-        self._requests_taken = frozenset(_REQUESTS[self.kind, self.version].members)
+        self._requests_taken = frozenset(_REQUESTS[self.kind][self.version - 1].__args__)
         unagreed = (frames for feature, frames in _OF_FEATURE.items() if feature not in self.features)
-        self._replies_taken = frozenset(_REPLIES[self.kind].members).difference(
+        self._replies_taken = frozenset(_REPLIES[self.kind].__args__).difference(
             _NOT_IN_VERSION[self.version], *unagreed
         )
 
@@ -140,7 +141,7 @@ class ServerConnection(_Connection):
         super().__init__(kind)
         self.client = ""
         self._offer = offer
-        self._codec = _HELLO
+        self._codec = _codec(m.Hello)
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[m.AnyMessage | WireError]:
         """Messages and faults in `data`, in order. Empty once the connection is closing."""
@@ -198,7 +199,7 @@ class ServerConnection(_Connection):
         append_frame(self._out, welcome, HANDSHAKE_FRAME_LIMIT)
         self._open(welcome)
         self._reader.limit = min(welcome.limits.frame, MAX_FRAME_LIMIT)
-        self._codec = _REQUESTS[self.kind, welcome.version]
+        self._codec = _codec(_REQUESTS[self.kind][welcome.version - 1])
 
     def refuse(self, error: WireError) -> WireError:
         """Queue `error` as an answer to a message that opened no request; close if the error says so.
@@ -250,6 +251,7 @@ class ClientConnection(_Connection):
     def __init__(self, kind: SocketKind) -> None:
         super().__init__(kind)
         self.welcome: m.Welcome | None = None
+        self._codec = _codec(m.Welcome | m.Error)
         self._hello: m.Hello | None = None
 
     def hello(
@@ -290,7 +292,7 @@ class ClientConnection(_Connection):
         got: list[m.AnyMessage] = []
         try:
             for payload in self._reader.feed(data):
-                message = (_REPLIES[self.kind] if self.welcome else _WELCOME).decode(payload)
+                message = self._codec.decode(payload)
                 if not (isinstance(message, _PIECES) and self._requests.get(message.id) is RequestState.STREAMING):
                     self._accept(message)
                 got.append(message)
@@ -339,4 +341,5 @@ class ClientConnection(_Connection):
             raise RemoteProtocolError(f"the daemon turned on {welcome.features}, offered were {hello.features}")
         self._open(welcome)
         self.welcome = welcome
+        self._codec = _codec(_REPLIES[self.kind])
         self._send_limit = min(welcome.limits.frame, MAX_FRAME_LIMIT)
