@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -21,22 +22,38 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_each_python_block_runs_against_a_daemon(code: str, short_dir: Path) -> None:
+def run(code: str, daemon: Daemon) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"VESTAL_RUNTIME_DIR": str(daemon.runtime_dir)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_client_runs_against_a_daemon(short_dir: Path) -> None:
     daemon = Daemon(short_dir, toml(echo(v2=True)))
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env={"VESTAL_RUNTIME_DIR": str(daemon.runtime_dir)},
-            check=False,
-        )
+        assert run(blocks("python")[0], daemon).startswith("Why is the sky blue?Say hello. end")
     finally:
         daemon.kill()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Why is the sky blue?Say hello. end")
+
+
+@pytest.mark.model
+@pytest.mark.timeout(120)
+def test_every_client_runs_against_the_real_model(short_dir: Path, model_home: Path) -> None:
+    chat = {"name": "chat", "adapter": "llamacpp", "model": "smollm2-135m", "context_length": 512}
+    daemon = Daemon(short_dir, toml(chat), environ={"VESTAL_HOME": str(model_home)})
+    try:
+        first, second = (run(code, daemon) for code in blocks("python"))
+    finally:
+        daemon.kill()
+    assert len(first) > 100
+    assert set(json.loads(second)) == {"name", "age"}
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
