@@ -25,6 +25,7 @@ __all__ = ["AGEING", "Lane", "Scheduler", "Ticket", "TicketState", "not_serving"
 AGEING = 10.0  # seconds
 _CLASSES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 _SMOOTHING = 0.2  # weight of the newest observation in a lane's mean service time
+_COMPACT_AT = 32  # deadlines of tickets that have ended, before they are cleared away
 _UNKNOWN_SERVICE = 1.0  # seconds a job is taken to last until one has been seen
 
 
@@ -182,6 +183,9 @@ class Scheduler:
         self.waiting += 1
         self._per_uid[ticket.uid] += 1
         if ticket.queue_deadline is not None:
+            if len(self._deadlines) > 2 * self.waiting + _COMPACT_AT:
+                self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+                heapq.heapify(self._deadlines)
             heapq.heappush(self._deadlines, (ticket.queue_deadline, ticket.number, ticket))
 
     def advance(self, now: float) -> tuple[list[Ticket], list[Ticket]]:

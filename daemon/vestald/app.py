@@ -104,6 +104,8 @@ class App:
 
     async def _load(self) -> bool:
         """Load every backend; False if a stop came first. Raises `BackendFailed`."""
+        if self._stop.is_set():
+            return False
         self.house.machine.to("loading")
         loading = asyncio.ensure_future(self.house.supervisor.start_all(float(self._config.daemon.ready_timeout)))
         stopping = asyncio.ensure_future(self._stop.wait())

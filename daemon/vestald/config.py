@@ -90,8 +90,16 @@ class Config(Struct, frozen=True, kw_only=True):
     source: Path | None = None
 
     def runtime_dir(self) -> Path:
-        """The configured directory, else the one every client looks in."""
-        return Path(self.daemon.runtime_dir).expanduser() if self.daemon.runtime_dir else default_runtime_dir()
+        """The configured directory, else the one every client looks in; absolute, as clients are told of it.
+
+        Raises `BadConfiguration` for the home directory of nobody.
+        """
+        if not self.daemon.runtime_dir:
+            return default_runtime_dir().absolute()
+        try:
+            return Path(self.daemon.runtime_dir).expanduser().absolute()
+        except RuntimeError as exc:  # ~ of somebody who is not there
+            raise BadConfiguration(f"daemon.runtime_dir: {self.daemon.runtime_dir}: {exc}") from None
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +140,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path, table: dict[str, Any]) -> Config:
+    if isinstance(table.get("backend"), dict):
+        raise BadConfiguration(f"{path}: backend is a single table", hint="write [[backend]], with two brackets")
     try:
         parsed = msgspec.convert(table, _File, dec_hook=_decode)
     except msgspec.ValidationError as exc:
@@ -151,7 +161,7 @@ def _backend(path: Path, number: int, entry: dict[str, Any]) -> BackendTable:
     for key in ("name", "adapter"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise BadConfiguration(
-                f"{path}: backend[{number}].{key} is missing",
+                f"{path}: backend[{number}].{key} {'must be a text' if key in entry else 'is missing'}",
                 hint=f'every [[backend]] has a line like {key} = "echo"',
             )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", entry["name"]):

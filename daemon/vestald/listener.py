@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from vestald.sockets import BoundSocket, bind
+from vestald.sockets import BACKLOG, BoundSocket, bind
 
 __all__ = ["Listener"]
 
@@ -27,7 +27,8 @@ class Listener:
         """Bind `path` and accept on it, one `session()` a connection. Raises `BadConfiguration`."""
         bound = bind(path, mode, group)
         try:
-            server = await asyncio.get_running_loop().create_unix_server(session, sock=bound.sock)
+            loop = asyncio.get_running_loop()  # which calls listen() again, by default for 100
+            server = await loop.create_unix_server(session, sock=bound.sock, backlog=BACKLOG)
         except BaseException:
             bound.unlink()
             bound.sock.close()

@@ -81,7 +81,7 @@ def _adapter(where: str, table: BackendTable) -> type[Backend]:
         )
     try:
         cls: Any = point.load()
-    except ImportError as exc:
+    except Exception as exc:  # what a module does when it is imported is its own business, and may fail in any way
         raise BadConfiguration(
             f"{where}: backend {table.name}: adapter {table.adapter!r} cannot be imported: {exc}",
             hint=f"install what it needs: pip install 'vestal[{table.adapter}]'",

@@ -17,9 +17,9 @@ from pathlib import Path
 from vestal.paths import MAX_SOCKET_PATH
 from vestald.failures import AlreadyRunning, BadConfiguration
 
-__all__ = ["BoundSocket", "RuntimeDir", "bind"]
+__all__ = ["BACKLOG", "BoundSocket", "RuntimeDir", "bind"]
 
-_BACKLOG = 1024
+BACKLOG = 1024  # connections that wait to be accepted
 
 
 class RuntimeDir:
@@ -171,7 +171,7 @@ def _bind(path: Path, mode: int, group: str | None) -> BoundSocket:
         if group is not None:
             _give_to_group(temporary, path, group)
         temporary.chmod(mode)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         info = os.lstat(temporary)
         temporary.rename(path)
     except BaseException:

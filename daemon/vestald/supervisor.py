@@ -149,16 +149,16 @@ class Supervisor:
             unit.machine.to("unavailable")
 
     def _progress(self, unit: Unit, report: Loading) -> None:
-        whole = int(report.percent) != int(unit.percent)
+        before = int(unit.percent)
         unit.percent, unit.detail = max(unit.percent, report.percent), report.detail
         if unit.state == "starting":
             unit.machine.to("loading")
-        if whole and unit.state == "loading":
+        if int(unit.percent) != before and unit.state == "loading":
             self._events.emit(
                 "backend_loading",
                 level="debug",
                 backend=unit.name,
-                percent=round(report.percent, 1),
+                percent=round(unit.percent, 1),
                 detail=report.detail,
             )
 

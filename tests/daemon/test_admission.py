@@ -184,6 +184,30 @@ def test_connections_that_come_and_go_leave_nothing_in_a_lane_that_is_always_bus
     assert sum(_footprint(cls.queue) for cls in w.scheduler.lanes["a"]._classes.values()) < 500
 
 
+def test_the_deadlines_of_requests_that_have_ended_do_not_pile_up_behind_one_that_waits() -> None:
+    w = world(depth=10)
+    w.submit()
+    w.submit(wait=1.0)
+    for _ in range(2000):
+        w.end(w.submit(wait=1e6))
+    assert len(w.scheduler._deadlines) < 100
+    assert w.scheduler.next_deadline() == pytest.approx(1.0)
+
+
+def test_a_lane_that_was_given_up_refuses_and_says_why() -> None:
+    w = world()
+    running = w.submit()
+    w.scheduler.lanes["a"].open = False
+    w.scheduler.lanes["a"].given_up = "its worker died six times"
+    with pytest.raises(BackendUnavailable, match="its worker died six times") as refused:
+        w.submit()
+    assert refused.value.retryable
+    assert refused.value.hint is not None
+    assert "vestal restart a" in refused.value.hint
+    w.end(running)
+    assert w.scheduler.running == w.scheduler.waiting == 0
+
+
 def test_within_a_caller_its_connections_share() -> None:
     w = world()
     w.submit(connection=1)
@@ -233,11 +257,11 @@ def test_what_waits_for_a_shut_lane_waits_on_and_other_lanes_do_not_notice() -> 
     w.scheduler.add_lane("b", 1)
     w.scheduler.lanes["a"].open = False
     stuck, free = w.submit(lane="a"), w.submit(lane="b")
-    assert stuck.state is TicketState.WAITING
-    assert free.state is TicketState.RUNNING
+    assert stuck not in w.started
+    assert free in w.started
     w.scheduler.lanes["a"].open = True
     w.advance()
-    assert stuck.state is TicketState.RUNNING
+    assert stuck in w.started
 
 
 def test_the_bounds_are_refused_with_their_numbers() -> None:

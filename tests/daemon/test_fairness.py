@@ -107,7 +107,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def test_no_history_loses_repeats_or_reorders() -> None:
-    run_state_machine_as_test(Histories, settings=settings(max_examples=80, stateful_step_count=60, deadline=None))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Histories, settings=settings(max_examples=80, stateful_step_count=60, deadline=None))
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,7 @@ from tests.daemon.inside import END, Inside, Scripted, daemon
 from vestal import messages as m
 from vestal.backend import EmbedRequest, EmbedResult, EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
 from vestal.errors import BackendRefused, InvalidRequest
-from vestal.values import Notice, TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from vestal.values import MessageV2, Notice, TextBlock, ThinkingBlock, ToolUseBlock, Usage
 
 Script = Callable[[Any], AsyncIterator[Any]]
 Scene = Callable[[Inside], Awaitable[None]]
@@ -369,7 +369,11 @@ def test_a_daemon_that_only_embeds_has_no_infer_socket(short_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [(RuntimeError("my secret text"), "internal"), (TimeoutError(), "internal"), (BackendRefused("no"), "backend_refused")],
+    [
+        (RuntimeError("my secret text"), "internal"),
+        (TimeoutError(), "internal"),
+        (BackendRefused("no"), "backend_refused"),
+    ],
 )
 def test_what_goes_wrong_in_an_embed_ends_its_request(
     short_dir: Path, caplog: pytest.LogCaptureFixture, fault: Exception, code: str
@@ -421,7 +425,7 @@ def test_an_embed_can_be_cancelled_while_it_runs_and_while_it_waits(short_dir: P
 def test_a_backend_that_does_not_count_says_so(short_dir: Path) -> None:
     async def scene(inside: Inside) -> None:
         caller = await inside.call(version=2)
-        caller.send(m.CountV2(id=1, messages=[m.MessageV2("user", [TextBlock("Hi")])]))
+        caller.send(m.CountV2(id=1, messages=[MessageV2("user", [TextBlock("Hi")])]))
         error = await caller.error(1)
         assert (error.code, (error.details or {})["option"]) == ("unsupported", "count")
 
@@ -436,7 +440,7 @@ def test_a_count_that_raises_is_an_error(short_dir: Path, caplog: pytest.LogCapt
 
     async def scene(inside: Inside) -> None:
         caller = await inside.call(version=2)
-        caller.send(m.CountV2(id=1, messages=[m.MessageV2("user", [TextBlock("Hi")])]))
+        caller.send(m.CountV2(id=1, messages=[MessageV2("user", [TextBlock("Hi")])]))
         assert (await caller.error(1)).code == "internal"
 
     play(short_dir, scene, Scripted(hang, count=count))
@@ -457,7 +461,7 @@ def test_a_count_that_never_ends_does_not_outlive_its_connection(short_dir: Path
 
         async with daemon(short_dir, Scripted(hang, count=count)) as inside:
             caller = await inside.call(version=2)
-            caller.send(m.CountV2(id=1, messages=[m.MessageV2("user", [TextBlock("Hi")])]))
+            caller.send(m.CountV2(id=1, messages=[MessageV2("user", [TextBlock("Hi")])]))
             await began.wait()
             caller.close()
             await ended.wait()

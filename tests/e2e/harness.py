@@ -19,10 +19,10 @@ from vestal.connection import SocketKind
 
 __all__ = ["Daemon", "Table", "children_of", "echo", "toml"]
 
-Table: TypeAlias = Mapping[str, str | int | bool]
+Table: TypeAlias = Mapping[str, object]
 
 
-def echo(name: str = "echo", **options: str | int | bool) -> Table:
+def echo(name: str = "echo", **options: object) -> Table:
     """A `[[backend]]` table of the echo adapter."""
     return {"name": name, "adapter": "echo", **options}
 

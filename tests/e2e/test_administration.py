@@ -17,7 +17,7 @@ from vestald.lifecycle import ADMIN_COMMANDS
 
 COMMANDS: dict[str, m.AnyMessage] = {
     "status": m.Status(id=1),
-    "subscribe": m.Subscribe(id=1),
+    "subscribe": m.Subscribe(id=2),
     "backends": m.Backends(id=1),
     "queue": m.Queue(id=1),
     "metrics": m.Metrics(id=1),
@@ -38,7 +38,7 @@ def test_status_tells_the_whole_picture(start: Start) -> None:
     assert (status.state, status.pid, status.connections) == ("ready", daemon.process.pid, 2)
     assert status.server.startswith("vestald/")
     assert status.runtime_dir == str(daemon.runtime_dir)
-    assert status.sockets == {kind: str(daemon.path(kind)) for kind in ("admin", "infer", "embed")}  # type: ignore[arg-type]
+    assert status.sockets == {kind: str(daemon.path(kind)) for kind in ("admin", "infer", "embed")}
     assert (status.waiting, status.running, status.queue_depth) == (0, 0, 64)
     assert [(b.name, b.adapter, b.model, b.state, b.slots) for b in status.backends] == [
         ("chat", "echo", "echo", "ready", 3),
@@ -121,11 +121,8 @@ def test_a_connection_made_while_draining_is_told_too(start: Start) -> None:
             assert peer.take(m.Goaway).reason == "draining"
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
 @pytest.mark.parametrize("state", ["loading", "ready", "draining", "stopping"])
-def test_a_command_is_obeyed_exactly_in_the_states_that_its_table_names(
-    start: Start, command: str, state: str
-) -> None:
+def test_a_command_is_obeyed_exactly_in_the_states_that_its_table_names(start: Start, state: str) -> None:
     assert COMMANDS.keys() == ADMIN_COMMANDS.keys()
     loading = state == "loading"
     daemon = start(echo(fault="hang", ready_delay="30s" if loading else "0s"), wait=not loading)
@@ -135,15 +132,23 @@ def test_a_command_is_obeyed_exactly_in_the_states_that_its_table_names(
         if state == "stopping":
             stack.enter_context(_busy(daemon))
             admin.command(m.Stop(id=0, deadline_ms=10_000), m.Acknowledged)
-        admin.send(COMMANDS[command])
-        answer = admin.first(lambda frame: not isinstance(frame, m.Event))
-        refused = isinstance(answer, m.Error) and "is not possible while" in answer.message
-        assert refused == (state not in ADMIN_COMMANDS[command])
-        if refused:
-            assert isinstance(answer, m.Error)
-            assert answer.code == "invalid_request"
-            assert (answer.details or {})["state"] == state
-            assert sorted(ADMIN_COMMANDS[command]) == (answer.details or {})["legal"]
+        for command in sorted(COMMANDS, key=_changes_most):
+            admin.send(COMMANDS[command])
+            answer = admin.first(lambda frame: not isinstance(frame, m.Event))
+            refused = isinstance(answer, m.Error) and "is not possible while" in answer.message
+            assert refused == (state not in ADMIN_COMMANDS[command]), command
+            if refused:
+                assert isinstance(answer, m.Error)
+                assert answer.code == "invalid_request"
+                assert (answer.details or {})["state"] == state
+                assert sorted(ADMIN_COMMANDS[command]) == (answer.details or {})["legal"]
+            if command in ("drain", "undrain") and not refused:  # back to the state that is looked at
+                admin.command(m.Undrain(id=1) if command == "drain" else m.Drain(id=1), m.Acknowledged)
+
+
+def _changes_most(command: str) -> int:
+    """The subscription holds its id, and after a stop nothing is as it was: these come last."""
+    return ("subscribe", "stop").index(command) + 1 if command in ("subscribe", "stop") else 0
 
 
 def _busy(daemon: Daemon) -> Peer:
@@ -157,7 +162,13 @@ def _busy(daemon: Daemon) -> Peer:
 def test_every_answer_carries_its_commands_id(start: Start) -> None:
     daemon = start()
     with daemon.admin() as admin:
-        commands = [m.Status(id=1), m.Backends(id=2), m.Queue(id=3), m.Metrics(id=4), m.RestartBackend(id=5, backend="x")]
+        commands: list[m.AnyMessage] = [
+            m.Status(id=1),
+            m.Backends(id=2),
+            m.Queue(id=3),
+            m.Metrics(id=4),
+            m.RestartBackend(id=5, backend="x"),
+        ]
         admin.send(*commands)
         answers = {frame.id: type(frame) for frame in (admin.first(lambda _: True) for _ in commands)}  # type: ignore[union-attr]
     assert answers == {1: m.StatusReport, 2: m.BackendsReport, 3: m.QueueReport, 4: m.MetricsReport, 5: m.Error}

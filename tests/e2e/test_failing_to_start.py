@@ -1,4 +1,4 @@
-"""When there is nothing to run: one line on stderr that names the next step, and the code that tells whose fault it is."""
+"""When there is nothing to run: one line on stderr that names the next step, and a code that tells whose fault."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_something_else_under_the_temporary_name(fail: Fail, short_dir: Path) ->
 def test_a_failed_daemon_takes_its_workers_with_it(fail: Fail) -> None:
     line = fail(BACKEND_FAILED, toml(echo("good", isolation="process"), echo("bad", fault="start")))
     assert "bad" in line
-    mine = [Path(f"/proc/{pid}/cmdline") for pid in os.listdir("/proc") if pid.isdigit()]
+    mine = [process / "cmdline" for process in Path("/proc").iterdir() if process.name.isdigit()]
     assert not [path for path in mine if _orphan(path)]
 
 
@@ -191,5 +191,3 @@ def test_a_signal_while_there_is_nothing_to_stop_ends_the_process(start: Start) 
     daemon = start(wait=False)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() in (0, -signal.SIGTERM)
-
-

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def test_while_a_backend_loads_there_is_no_infer_socket_and_admin_tells_the_perc
 
 
 def test_the_percent_rises_to_ready_and_then_the_first_connect_succeeds(start: Start) -> None:
-    daemon = start(echo(ready_delay="200ms"), wait=False)
+    daemon = start(echo(ready_delay="1s"), wait=False)
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         admin.event("daemon_state", state="ready")
@@ -121,6 +123,17 @@ def test_the_welcome_says_what_there_is(start: Start) -> None:
         (backend,) = welcome.backends
         assert (backend.name, backend.model, backend.capabilities.slots) == ("echo", "echo", 3)
         assert backend.capabilities.embed
+
+
+def test_a_burst_of_clients_connects_while_the_daemon_is_busy(start: Start) -> None:
+    """Stopped, it accepts nobody; who cannot wait in the backlog would be told that there is no daemon."""
+    daemon = start()
+    with ExitStack() as stack:
+        daemon.signal(signal.SIGSTOP)
+        stack.callback(daemon.signal, signal.SIGCONT)
+        for _ in range(500):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            sock.connect(str(daemon.path("infer")))
 
 
 def test_nobody_listens_on_a_name_that_is_not_bound_yet(short_dir: Path) -> None:

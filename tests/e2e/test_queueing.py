@@ -5,10 +5,13 @@ A backend with the fault `hang` runs a request until it is cancelled, so the tes
 
 from __future__ import annotations
 
+import os
+
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Daemon, echo
 from tests.e2e.peers import TERMINAL, Peer
 from vestal import messages as m
+from vestal.values import MessageV2
 
 EVENTS = ("queue_events",)
 
@@ -131,7 +134,7 @@ def test_requests_in_flight_on_a_connection_are_bounded(start: Start) -> None:
             error = peer.error(id)
             assert error.code == "queue_full"
             assert error.details == {"depth": 3, "limit": 3, "bound": "requests_per_connection"}
-        peer.send(m.Count(id=9, messages=[]) if peer.conn.version == 1 else m.CountV2(id=9, messages=_hello(peer)))
+        peer.send(m.CountV2(id=9, messages=_hello(peer)))
         assert peer.error(9).code == "queue_full"
         other.ask(1)  # another connection has its own
         other.ping()
@@ -216,12 +219,15 @@ def test_the_queue_report_says_who_and_never_what(start: Start) -> None:
     assert first.request != second.request
     assert first.output_tokens >= 1
     assert first.age_ms >= 20
-    assert (first.uid, first.pid) == _me()
+    assert (first.uid, first.pid) == (os.getuid(), os.getpid())
     assert "secret" not in repr(report)
 
 
 def test_every_request_of_a_burst_ends_once(start: Start) -> None:
-    daemon = start(echo(slots=4, token_delay="1ms"), admission={"queue_depth": 20, "per_caller": 20, "requests_per_connection": 200})
+    daemon = start(
+        echo(slots=4, token_delay="1ms"),
+        admission={"queue_depth": 20, "per_caller": 20, "requests_per_connection": 200},
+    )
     with daemon.infer(features=EVENTS) as peer:
         peer.send(*(peer.request(id, "a b c") for id in range(100)))
         ends = [peer.end(id) for id in range(100)]
@@ -232,13 +238,7 @@ def test_every_request_of_a_burst_ends_once(start: Start) -> None:
         assert not peer.untaken
 
 
-def _hello(peer: Peer) -> list[m.MessageV2]:
+def _hello(peer: Peer) -> list[MessageV2]:
     request = peer.request(0)
     assert isinstance(request, m.GenerateV2)
     return request.messages
-
-
-def _me() -> tuple[int, int]:
-    import os
-
-    return os.getuid(), os.getpid()

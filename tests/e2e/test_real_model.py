@@ -123,12 +123,15 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_arithmetic(client: vesta
         client.generate(QUESTION, max_tokens=512)
 
 
-def test_what_cannot_be_honoured_is_refused_by_name(client: vestal.Client) -> None:
-    with pytest.raises(Unsupported) as refused:
-        client.generate(QUESTION, context_policy="shift")
-    assert refused.value.details["option"] == "context_policy"
-    with pytest.raises(InvalidRequest):
-        client.generate([])
+def test_what_cannot_be_honoured_is_refused_by_name(served: Daemon) -> None:
+    with vestal.Client(runtime_dir=served.runtime_dir) as client:
+        with pytest.raises(Unsupported) as refused:
+            client.generate(QUESTION, thinking="high")
+        assert refused.value.details["option"] == "thinking"
+        with pytest.raises(InvalidRequest):
+            client.generate([])
+    with vestal.EmbedClient(runtime_dir=served.runtime_dir) as embedder, pytest.raises(Unsupported, match="384"):
+        embedder.embed(PAIR, dimensions=100)
 
 
 def test_control_tokens_in_a_users_text_stay_text(client: vestal.Client) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.harness import Daemon
@@ -89,7 +91,7 @@ def test_the_model_chooses_the_backend_by_name_or_by_model(shared: Daemon) -> No
         error = peer.error(3)
     assert error.code == "model_not_found"
     assert error.details is not None
-    assert error.details["models"] == ["echo", "echo"]
+    assert error.details["models"] == ["echo", "v1"]
     assert not error.retryable
 
 
@@ -111,7 +113,7 @@ def test_a_backend_without_version_2_is_not_asked_for_it(shared: Daemon) -> None
 )
 @VERSIONS
 def test_an_option_that_the_backend_cannot_honour_is_named(
-    shared: Daemon, version: int, options: dict[str, object], named: str
+    shared: Daemon, version: int, options: dict[str, Any], named: str
 ) -> None:
     with shared.infer(version) as peer:
         peer.ask(1, **options)

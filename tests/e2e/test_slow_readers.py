@@ -13,6 +13,7 @@ from tests.e2e.peers import Peer, framed
 from vestal import messages as m
 
 MIB = 2**20
+LONG = ("w" * 99 + " ") * 20_000  # 2 MB: far more than the socket and the outbox hold
 HURRY = {"write_timeout": "300ms"}
 
 
@@ -31,7 +32,7 @@ def internal_errors(daemon: Daemon) -> bool:
 def test_an_answer_that_is_not_read_is_ended_as_slow_consumer(start: Start) -> None:
     daemon = start(echo(), admission=HURRY)
     with daemon.infer() as sleeper, daemon.infer(features=("queue_events",)) as other:
-        sleeper.ask(1, "word " * 400_000)
+        sleeper.ask(1, LONG)
         other.ask(1, "after it")  # waits for the only slot until the sleeper has lost it
         assert other.done(1).stop_reason == "end"
         *pieces, error = sleeper.answer(1)
@@ -40,19 +41,19 @@ def test_an_answer_that_is_not_read_is_ended_as_slow_consumer(start: Start) -> N
         assert error.details is not None
         assert error.details["write_timeout_ms"] == 300
         assert error.details["waiting_bytes"] > 0
-        assert len(pieces) < 400_000
+        assert len(pieces) < 10_000
         assert sleeper.generate(2, "it reads again")[0] == "it reads again"
 
 
 def test_an_answer_that_is_read_late_but_in_time_is_whole(start: Start) -> None:
     daemon = start(echo(), admission={"write_timeout": "20s"})
-    text = "word " * 100_000
+    text = LONG
     with daemon.infer() as sleeper:
         sleeper.ask(1, text)
         daemon.status()  # the daemon has run in the meantime
         *pieces, done = sleeper.answer(1)
         assert isinstance(done, m.Done)
-        assert len(pieces) == 100_000
+        assert len(pieces) == 20_000
 
 
 def test_those_who_read_do_not_notice_those_who_do_not(start: Start) -> None:
@@ -61,13 +62,13 @@ def test_those_who_read_do_not_notice_those_who_do_not(start: Start) -> None:
     sleepers = [daemon.infer() for _ in range(7)]
     try:
         for sleeper in sleepers:
-            sleeper.ask(1, "word " * 200_000)
+            sleeper.ask(1, LONG)
         with daemon.infer() as reader:
             for id in range(20):
                 assert reader.generate(id, "word " * 1000)[1].usage.output_tokens == 1000
-        # Each has its request (1 MB, split in words: about 20 MB) and some 300 KiB of answer, not 6 MB of frames.
-        assert [entry.output_tokens < 50_000 for entry in daemon.queue().entries] == [True] * 7
-        assert daemon.resident() - before < 7 * 40 * MIB
+        # Each has its request (2 MB, and as much again in words) and some 500 KiB of answer, not 3 MB of frames.
+        assert [entry.output_tokens < 10_000 for entry in daemon.queue().entries] == [True] * 7
+        assert daemon.resident() - before < 7 * 12 * MIB
     finally:
         for sleeper in sleepers:
             sleeper.close()
@@ -119,7 +120,7 @@ def test_embeddings_that_are_not_read_are_held_back_and_then_ended(start: Start)
 def test_broken_bytes_from_a_client_that_does_not_read_raise_nothing(start: Start, isolation: str) -> None:
     daemon = start(echo(slots=2, token_delay="1ms", isolation=isolation), echo("big"))
     with daemon.infer() as peer, daemon.infer() as other:
-        peer.send(peer.request(1, "w " * 100_000, model="echo"), peer.request(2, "word " * 200_000, model="big"))
+        peer.send(peer.request(1, "w " * 100_000, model="echo"), peer.request(2, LONG, model="big"))
         other.generate(1, "the big one is running or paused", model="echo")
         send_all_that_goes(peer, b"\xff\xff\xff\xff")
         other.generate(2, "both slots are free again", model="big")
@@ -130,7 +131,7 @@ def test_broken_bytes_from_a_client_that_does_not_read_raise_nothing(start: Star
 def test_who_half_closes_without_reading_is_forgotten(start: Start) -> None:
     daemon = start(echo(), admission={"write_timeout": "20s"})
     with daemon.infer() as sleeper, daemon.infer() as other:
-        sleeper.ask(1, "word " * 400_000)
+        sleeper.ask(1, LONG)
         daemon.status()  # the request has been read by now
         sleeper.sock.shutdown(socket.SHUT_WR)
         other.ask(1, "has the slot")

@@ -1,0 +1,275 @@
+"""Backends' lives: side by side, told apart, ended within a deadline, whatever an adapter does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.daemon.inside import Scripted
+from vestal.backend import Health, Loading, Ready, Unavailable
+from vestal.errors import VestalError
+from vestald.events import EventHub
+from vestald.failures import BackendFailed
+from vestald.supervisor import Supervisor, Unit, health_of
+
+
+class Watch:
+    """A supervisor, and every change of state that it told."""
+
+    def __init__(self, *backends: Scripted) -> None:
+        self.changes: list[tuple[str, str]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        hub = EventHub()
+        hub.subscribe(lambda _seq, kind, facts: self.events.append((kind, facts)))
+        self.supervisor = Supervisor([("scripted", b) for b in backends], hub, self._changed)
+
+    def _changed(self, unit: Unit) -> None:
+        self.changes.append((unit.name, unit.state))
+
+    def unit(self, name: str = "scripted") -> Unit:
+        return next(unit for unit in self.supervisor.units if unit.name == name)
+
+
+def play(scene: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            await scene()
+
+    asyncio.run(main())
+
+
+async def for_ever(*_: Any) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def test_all_start_side_by_side() -> None:
+    """Each waits for the other to have begun: one after the other they would never be ready."""
+
+    async def scene() -> None:
+        both = asyncio.Barrier(2)
+
+        async def start(_report: Any) -> None:
+            await both.wait()
+
+        watch = Watch(Scripted(name="a", start=start), Scripted(name="b", start=start))
+        await watch.supervisor.start_all(5)
+        assert [unit.state for unit in watch.supervisor.units] == ["ready", "ready"]
+        assert [unit.name for unit in watch.supervisor.serving] == ["a", "b"]
+
+    play(scene)
+
+
+def test_progress_is_told_in_whole_percent_and_never_falls() -> None:
+    async def scene() -> None:
+        async def start(report: Any) -> None:
+            for percent in (0.0, 0.4, 1.0, 1.2, 50.0, 40.0, 99.9):
+                report(Loading(percent, "reading"))
+                seen.append(watch.unit().percent)
+            assert repr(watch.unit()) == "<Unit scripted loading 100 %>"
+
+        seen: list[float] = []
+        watch = Watch(Scripted(start=start))
+        await watch.supervisor.start_all(5)
+        assert seen == sorted(seen)
+        assert watch.changes == [("scripted", "loading"), ("scripted", "ready")]
+        told = [facts["percent"] for kind, facts in watch.events if kind == "backend_loading"]
+        assert told == sorted(told)
+        assert len(told) == len({int(percent) for percent in told})
+        assert (watch.unit().percent, watch.unit().detail) == (100.0, "")
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (VestalError("no such file", hint="check the path"), r"backend 'bad' did not start: no such file \(check the"),
+        (RuntimeError("oops"), r"backend 'bad' did not start: RuntimeError: oops .*fault in adapter 'scripted'"),
+        (TimeoutError(), r"backend 'bad' did not start: TimeoutError"),
+    ],
+)
+def test_the_first_that_fails_ends_the_start_of_the_others(fault: Exception, says: str) -> None:
+    async def scene() -> None:
+        ended = asyncio.Event()
+
+        async def slow(_report: Any) -> None:
+            try:
+                await for_ever()
+            finally:
+                ended.set()
+
+        async def bad(_report: Any) -> None:
+            raise fault
+
+        watch = Watch(Scripted(name="slow", start=slow), Scripted(name="bad", start=bad))
+        with pytest.raises(BackendFailed) as failed:
+            await watch.supervisor.start_all(5)
+        assert failed.match(says)
+        assert failed.value.exit_code == 69
+        assert ended.is_set()
+        assert watch.unit("bad").state == "failed"
+        assert watch.supervisor.serving == []
+
+    play(scene)
+
+
+def test_those_that_are_too_slow_are_named_with_how_far_they_came() -> None:
+    async def scene() -> None:
+        async def slow(report: Any) -> None:
+            report(Loading(42.0))
+            await for_ever()
+
+        watch = Watch(Scripted(name="slow", start=slow), Scripted(name="quick"))
+        with pytest.raises(BackendFailed, match=r"not ready within 0.05 s: slow at 42 %.*daemon.ready_timeout"):
+            await watch.supervisor.start_all(0.05)
+
+    play(scene)
+
+
+def test_a_backend_goes_away_and_comes_back_by_its_own_report() -> None:
+    async def scene() -> None:
+        backend = Scripted()
+        watch = Watch(backend)
+        await watch.supervisor.start_all(5)
+        backend.report(Ready())  # it is ready: nothing changes
+        backend.report(Unavailable("its worker died"))
+        assert (watch.unit().state, watch.unit().detail, watch.unit().given_up) == (
+            "unavailable",
+            "its worker died",
+            False,
+        )
+        assert watch.supervisor.serving == [watch.unit()]
+        backend.report(Loading(10.0))  # the next worker's progress does not make it less unavailable
+        assert watch.unit().state == "unavailable"
+        backend.report(Ready())
+        assert (watch.unit().state, watch.unit().detail) == ("ready", "")
+        assert [state for _, state in watch.changes] == ["ready", "unavailable", "ready"]
+
+    play(scene)
+
+
+def test_giving_up_is_told_even_though_the_state_stays() -> None:
+    async def scene() -> None:
+        backend = Scripted()
+        watch = Watch(backend)
+        await watch.supervisor.start_all(5)
+        backend.report(Unavailable("died"))
+        backend.report(Unavailable("died too often", recovering=False))
+        assert [state for _, state in watch.changes] == ["ready", "unavailable", "unavailable"]
+        assert watch.unit().given_up
+        assert watch.unit().detail == "died too often"
+
+    play(scene)
+
+
+def test_a_restart_is_a_stop_and_a_start_during_which_it_still_counts_as_served() -> None:
+    async def scene() -> None:
+        backend = Scripted()
+        watch = Watch(backend)
+        await watch.supervisor.start_all(5)
+        backend.report(Unavailable("died", recovering=False))
+        watch.changes.clear()
+        await watch.supervisor.restart(watch.unit(), 1.0)
+        assert [state for _, state in watch.changes] == ["stopping", "stopped", "starting", "ready"]
+        assert (backend.starts, watch.unit().given_up) == (2, False)
+        assert watch.supervisor.serving == [watch.unit()]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("wrong", ["hangs", "raises"])
+def test_a_restart_whose_stop_goes_wrong_is_a_failure(wrong: str) -> None:
+    async def scene() -> None:
+        async def stop(_timeout: float) -> None:
+            if wrong == "raises":
+                raise RuntimeError
+            await for_ever()
+
+        watch = Watch(Scripted(stop=stop))
+        await watch.supervisor.start_all(5)
+        with pytest.raises(BackendFailed, match="did not stop"):
+            await watch.supervisor.restart(watch.unit(), 0.01)
+        assert watch.unit().state == "stopping"
+
+    play(scene)
+
+
+def test_a_restart_that_does_not_come_back_leaves_a_failed_backend_that_can_be_restarted() -> None:
+    async def scene() -> None:
+        broken = [False]
+
+        async def start(_report: Any) -> None:
+            if broken[0]:
+                raise VestalError("no memory")
+
+        watch = Watch(Scripted(start=start))
+        await watch.supervisor.start_all(5)
+        broken[0] = True
+        with pytest.raises(BackendFailed, match="no memory"):
+            await watch.supervisor.restart(watch.unit(), 1.0)
+        assert (watch.unit().state, watch.unit().detail) == ("failed", "no memory")
+        broken[0] = False
+        await watch.supervisor.restart(watch.unit(), 1.0)
+        assert watch.unit().state == "ready"
+
+    play(scene)
+
+
+def test_all_stop_side_by_side_and_those_that_will_not_are_named() -> None:
+    async def scene() -> None:
+        both = asyncio.Barrier(2)
+        told: list[float] = []
+
+        async def stop(timeout: float) -> None:
+            told.append(timeout)
+            await both.wait()
+
+        async def broken(_timeout: float) -> None:
+            raise RuntimeError("in stop")
+
+        watch = Watch(
+            Scripted(name="a", stop=stop),
+            Scripted(name="b", stop=stop),
+            Scripted(name="stuck", stop=for_ever),
+            Scripted(name="broken", stop=broken),
+        )
+        await watch.supervisor.start_all(5)
+        assert await watch.supervisor.stop_all(0.1) == ["stuck"]
+        assert told == [0.1, 0.1]
+        assert [unit.state for unit in watch.supervisor.units] == ["stopped", "stopped", "stopping", "stopping"]
+        failed = [facts for kind, facts in watch.events if kind == "backend_stop_failed"]
+        assert [facts["backend"] for facts in failed] == ["broken"]
+
+    play(scene)
+
+
+def test_a_backend_that_never_started_is_stopped_all_the_same() -> None:
+    async def scene() -> None:
+        stopped: list[float] = []
+
+        async def stop(timeout: float) -> None:
+            stopped.append(timeout)
+
+        watch = Watch(Scripted(stop=stop))
+        assert await watch.supervisor.stop_all(1.0) == []
+        assert stopped == [1.0]
+        assert watch.unit().state == "stopped"
+
+    play(scene)
+
+
+def test_health_that_raises_costs_only_its_own_answer() -> None:
+    class Broken(Scripted):
+        async def health(self) -> Health:
+            raise RuntimeError("no")
+
+    async def scene() -> None:
+        watch = Watch(Broken(name="broken"), Scripted(name="fine"))
+        broken, fine = [await health_of(unit) for unit in watch.supervisor.units]
+        assert (broken.state, broken.detail) == ("unavailable", "health() raised RuntimeError")
+        assert fine.state == "ok"
+
+    play(scene)
