@@ -8,6 +8,7 @@ from vestal.backend import CountRequest, EmbedRequest, GenerateRequest, Generate
 from vestal.errors import ModelError, Unsupported, VestalError
 from vestal.models.gguf_file import GGUFInfo, read_gguf
 from vestal.values import Capabilities
+from vestal_adapters.llamacpp.answers import Answers
 from vestal_adapters.llamacpp.batch import largest_step
 from vestal_adapters.llamacpp.chat import ChatTemplate
 from vestal_adapters.llamacpp.cores import usable_cores
@@ -108,21 +109,27 @@ class LlamaCppEngine(Engine):
             model,
             sequences=options.slots,
             length=length,
-            batch=largest_step(options.slots, options.batch, options.prefill_chunk),
+            batch=largest_step(options.slots, options.batch),
             threads=_threads(options),
         )
         self._part = Generation(
             context,
             vocabulary,
             Prompter(template, vocabulary, length),
+            Answers(template, vocabulary),
             slots=options.slots,
             batch=options.batch,
-            prefill_chunk=options.prefill_chunk,
+            step_target=options.step_seconds,
         )
         _warm_up(context, vocabulary, progress)
         return Capabilities(
             v2=True,
             count=True,
+            tools=True,
+            thinking=template.takes_efforts,
+            grammar=True,
+            json_schema=True,
+            logprobs=True,
             slots=options.slots,
             context_length=length,
             model=options.model,
@@ -135,7 +142,13 @@ class LlamaCppEngine(Engine):
         batch = max(options.batch, length)  # a text is computed in one piece
         context = Context.embedding(model, sequences=MAX_TEXTS_PER_STEP, batch=batch, threads=_threads(options))
         self._part = part = Embedding(
-            context, model.vocabulary, batch=batch, context_length=length, dimensions=model.dimensions
+            context,
+            model.vocabulary,
+            batch=batch,
+            context_length=length,
+            dimensions=model.dimensions,
+            cuttable=options.cut_dimensions,
+            prefixes=options.task_prefixes,
         )
         if not context.pools:
             raise ModelError(

@@ -1,12 +1,18 @@
 """Answering: every job of a step in one batch, each in a slot of its own.
 
 A job joins when it is submitted and leaves when it ends or is cancelled, between any two steps. In each step
-the slots' pending tokens are computed together; where a slot's last pending token was among them, the next
-token is sampled by the job's own sampler, and its bytes become text.
+the slots' pending tokens are computed together, as many as the pace allows; where a slot's last pending token was
+among them, the next token is sampled by the job's own sampler, and its bytes become text. What a slot has computed
+stays in it for the next job of the same scope; which slot a job gets, and from where, is decided in `slots`. A job
+with a seed computes its whole prompt: it wants the same answer again, and what is computed in other batches differs
+in its last bits (SmolLM2: 0.6 of a logit at most, enough to lead elsewhere sooner or later).
+
+A job with `context_policy: shift` goes on in a full slot: the beginning stays, half of the rest is dropped, and a
+notice at the end says how much. Without `max_tokens` there is nothing to go on for: the answer ends with the context.
 
 What counts as output: every sampled token but the one that ends the answer, which is a sign and not a part of
-the answer. A `TextEvent` says how many tokens it took since the event before. They add up to
-`usage.output_tokens` less the last tokens that made no text: those of a stop string, or control tokens.
+the answer. An event says how many tokens it took since the event before. They add up to `usage.output_tokens` less
+the last tokens that made no event: those of a stop string, or control tokens.
 """
 
 from __future__ import annotations
@@ -14,14 +20,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from vestal.backend import CountRequest, EndEvent, GenerateRequest, GenerateRequestV2, PromptEvent, TextEvent
-from vestal.errors import BackendRefused, InternalError
-from vestal.values import Notice, StopReason, Usage
-from vestal_adapters.llamacpp.batch import Share, Slot, Slots, largest_step, plan
+from vestal.backend import (
+    CountRequest,
+    EndEvent,
+    GenerateRequest,
+    GenerateRequestV2,
+    PromptEvent,
+    TextEvent,
+    ThinkingEvent,
+    ToolUseEvent,
+)
+from vestal.errors import BackendRefused, InternalError, Unsupported
+from vestal.values import Notice, StopReason, TokenLogprob, Usage
+from vestal_adapters.llamacpp.answers import Answers
+from vestal_adapters.llamacpp.batch import Share, largest_step, plan
+from vestal_adapters.llamacpp.constraint import Constraint, Constraints
+from vestal_adapters.llamacpp.likelihood import token_logprob
 from vestal_adapters.llamacpp.native import Batch, Context, Sampler, Vocabulary
+from vestal_adapters.llamacpp.output import Piece, Reader, joined
+from vestal_adapters.llamacpp.pace import Pace
 from vestal_adapters.llamacpp.prompt import Prompter
 from vestal_adapters.llamacpp.sampling import PENALTY_WINDOW, stages
-from vestal_adapters.llamacpp.text import TextStream
+from vestal_adapters.llamacpp.slots import Slot, Slots
+from vestal_adapters.llamacpp.tools import check_tools
 from vestal_adapters.worker.engine import StepOutput
 
 __all__ = ["OPTIONS", "Generation"]
@@ -37,6 +58,7 @@ OPTIONS = (
     "frequency_penalty",
     "seed",
     "stop",
+    "context_policy",
 )
 """The generate options that are honoured here."""
 
@@ -45,12 +67,19 @@ _STATUS = {1: "no room in the KV cache", 2: "aborted", -1: "invalid batch"}
 
 
 class _Job:
-    """One answer in the making. `limit` is the most output tokens, `unreported` those since the last event."""
+    """One answer in the making. `limit` is the most output tokens.
 
-    __slots__ = ("limit", "notices", "number", "output", "sampler", "slot", "started", "text", "unreported")
+    `logprobs` are of the tokens that no event has yet, if `top` is not `None`. `keep` is how many tokens of the prompt
+    no shift drops, `None` where none is wanted; `shifted` counts those that were dropped.
+    """
+
+    __slots__ = (
+        "constraint", "input", "keep", "limit", "logprobs", "notices", "number", "output", "sampler", "shifted", "slot",
+        "started", "text", "top",
+    )  # fmt: skip
 
     def __init__(
-        self, number: int, slot: Slot, sampler: Sampler, text: TextStream, limit: int, notices: list[Notice]
+        self, number: int, slot: Slot, sampler: Sampler, text: Reader, limit: int, notices: list[Notice]
     ) -> None:
         self.number = number
         self.slot = slot
@@ -58,31 +87,50 @@ class _Job:
         self.text = text
         self.limit = limit
         self.notices = notices
-        self.started: float | None = None
-        self.output = 0
-        self.unreported = 0
+        self.input = slot.prompt
+        self.constraint: Constraint | None = None
+        self.keep: int | None = None
+        self.top: int | None = None
+        self.logprobs: list[TokenLogprob] = []
+        self.started = time.perf_counter()
+        self.output = self.shifted = 0
 
     def __repr__(self) -> str:
         return f"<_Job {self.number} in {self.slot!r}, {self.output} of {self.limit} tokens>"
 
     def prompt_event(self) -> PromptEvent:
-        """Prefill is done: how many tokens, and how long from their first step on (shared with other jobs)."""
-        elapsed = 0.0 if self.started is None else time.perf_counter() - self.started
-        return PromptEvent(input_tokens=self.slot.prompt, prefill_ms=elapsed * 1000)
+        """Prefill is done: how many tokens, and how long it took, waiting for another's prefill included."""
+        elapsed = (time.perf_counter() - self.started) * 1000
+        return PromptEvent(input_tokens=self.input, cached_tokens=self.slot.reused, prefill_ms=elapsed)
 
-    def text_event(self, text: str) -> TextEvent:
-        tokens, self.unreported = self.unreported, 0
-        return TextEvent(text, tokens)
+    def event(self, piece: Piece) -> TextEvent | ThinkingEvent | ToolUseEvent:
+        """The piece's event, with what is known of its tokens; nothing is said of thinking and calls."""
+        event, silent = piece
+        taken, self.logprobs = self.logprobs[: event.tokens], self.logprobs[event.tokens :]
+        if self.top is None or not isinstance(event, TextEvent):
+            return event
+        return TextEvent(event.text, event.tokens, tuple(taken[silent:]))
 
     def end_event(self, reason: StopReason) -> EndEvent:
-        usage = Usage(input_tokens=self.slot.prompt, output_tokens=self.output)
-        return EndEvent(reason, usage, self.notices)
+        usage = Usage(input_tokens=self.input, cached_tokens=self.slot.reused, output_tokens=self.output)
+        if reason == "end" and self.text.called:
+            reason = "tool_use"
+        cut = [] if self.constraint is None else self.constraint.notices()
+        return EndEvent(reason, usage, [*self.notices, *self.text.notices, *self._shift_notice(), *cut])
+
+    def _shift_notice(self) -> list[Notice]:
+        if not self.shifted:
+            return []
+        message = (
+            f"the context was full: {self.shifted:,} tokens after the first {self.keep:,} were dropped, oldest first"
+        )
+        return [Notice("shifted", message)]
 
 
 class Generation:
     """Runs generate jobs on one context, whose `slots` sequences are its alone.
 
-    `batch` is the most prompt tokens in a step while nothing decodes, `prefill_chunk` while something does.
+    `batch` is the most tokens of a step, `step_target` how many seconds one may take while something decodes.
     """
 
     def __init__(
@@ -90,17 +138,21 @@ class Generation:
         context: Context,
         vocabulary: Vocabulary,
         prompter: Prompter,
+        answers: Answers,
         *,
         slots: int,
         batch: int,
-        prefill_chunk: int,
+        step_target: float,
     ) -> None:
         self._context = context
         self._vocabulary = vocabulary
         self._prompter = prompter
-        self._slots = Slots(slots)
-        self._limits = batch, prefill_chunk
-        self._batch = Batch(largest_step(slots, batch, prefill_chunk))
+        self._answers = answers
+        self._constraints = Constraints(vocabulary)
+        self._length = prompter.context_length
+        self._slots = Slots(slots, context, self._length, reuse=context.drops)
+        self._batch = Batch(largest_step(slots, batch))
+        self._pace = Pace(step_target, batch)
         self._jobs: dict[int, _Job] = {}  # by number
         self._by_slot: list[_Job | None] = [None] * slots
 
@@ -113,13 +165,26 @@ class Generation:
 
     def submit(self, number: int, request: GenerateRequest | GenerateRequestV2) -> None:
         """Take a job; `WireError` for what cannot be run."""
+        options = request.options
+        self._check_policy(options.context_policy)
+        check_tools(request)
         tokens, notices = self._prompter.prompt(request)
-        slot = None if number in self._jobs else self._slots.take(tokens)
+        reader = self._answers.reader(request, tokens)
+        constraint = self._constraint(request, reader)
+        keep = self._prompter.fixed(request, tokens) if options.context_policy == "shift" else None
+        slot = (
+            None
+            if number in self._jobs
+            else self._slots.take(tokens, request.cache_scope, fresh=options.seed is not None)
+        )
         if slot is None:
             raise InternalError(f"job {number} is one too many for {self!r}: slots or numbers are given out twice")
-        sampler = Sampler(stages(request.options), self._vocabulary.size, tokens[-PENALTY_WINDOW:])
-        limit = request.options.max_tokens or self._prompter.context_length - len(tokens)
-        job = _Job(number, slot, sampler, TextStream(request.options.stop), limit, notices)
+        sampler = Sampler(stages(options), self._vocabulary.size, tokens[-PENALTY_WINDOW:], constraint)
+        limit = options.max_tokens or self._length - len(tokens)
+        job = _Job(number, slot, sampler, reader, limit, notices)
+        job.constraint = constraint
+        job.top = options.logprobs
+        job.keep = keep
         self._jobs[number] = self._by_slot[slot.index] = job
 
     def count(self, request: CountRequest) -> int:
@@ -131,23 +196,55 @@ class Generation:
             self._release(job)
 
     def step(self) -> StepOutput:
-        shares = plan(self._slots, *self._limits)
-        rows = self._fill(shares)
-        status = self._context.decode(self._batch) if shares else 0
-        if status != 0:
-            return self._fail(shares, status)
-        output: StepOutput = []
-        for (slot, count, last), row in zip(shares, rows, strict=True):
-            slot.cached += count
-            job = self._by_slot[slot.index]
-            if last and job is not None:
-                self._advance(job, row, output)
+        begun = time.perf_counter()
+        self._slots.settle()
+        self._make_room()
+        prefilling = [slot.cached for slot in self._slots if slot.running and not slot.decoding]
+        decoding = sum(slot.running for slot in self._slots) - len(prefilling)
+        if not prefilling or not decoding:
+            return self._compute(plan(self._slots, self._batch.size, self._batch.size))
+        depth = sum(prefilling) // len(prefilling)
+        output = self._compute(plan(self._slots, self._batch.size, self._pace.budget(depth)))
+        self._pace.measured(self._batch.count - decoding, depth, time.perf_counter() - begun)
         return output
 
     def close(self) -> None:
         for job in list(self._jobs.values()):
             self._release(job)
         self._context.close()
+
+    def _constraint(self, request: GenerateRequest | GenerateRequestV2, reader: Reader) -> Constraint | None:
+        calls = self._answers.grammar(request)
+        if calls is None:
+            return self._constraints.of(request.options)
+        return self._constraints.by(calls, "tools", markers=reader.markers)
+
+    def _check_policy(self, policy: str) -> None:
+        if policy == "shift" and not self._context.shifts:
+            raise Unsupported(
+                "this model's cache cannot be shifted: context_policy='shift' cannot be honoured",
+                hint="leave context_policy out, or use 'truncate'",
+                details={"option": "context_policy"},
+            )
+
+    def _make_room(self) -> None:
+        """Shift the jobs whose slot is full; only those that asked for it ever get that far."""
+        for job in self._by_slot:
+            if job is not None and job.keep is not None and job.slot.cached >= self._length:
+                job.shifted += self._slots.shift(job.slot, job.keep)
+
+    def _compute(self, shares: list[Share]) -> StepOutput:
+        rows = self._fill(shares)
+        status = self._context.decode(self._batch) if shares else 0
+        if status != 0:
+            return self._fail(shares, status)
+        output: StepOutput = []
+        for (slot, count, last), row in zip(shares, rows, strict=True):
+            slot.advance(count)
+            job = self._by_slot[slot.index]
+            if last and job is not None:
+                self._advance(job, row, output)
+        return output
 
     def _fill(self, shares: Iterable[Share]) -> list[int]:
         """Put the step's tokens into the batch; returns the row of each share's last token."""
@@ -162,9 +259,6 @@ class Generation:
         return rows
 
     def _fill_prompt(self, slot: Slot, count: int, last: bool) -> int:
-        job = self._by_slot[slot.index]
-        if job is not None and job.started is None:
-            job.started = time.perf_counter()
         row = self._batch.add_run(slot.tokens[slot.cached : slot.cached + count], slot.cached, slot.index)
         if last:
             self._batch.want_output(row, row)
@@ -172,28 +266,37 @@ class Generation:
 
     def _advance(self, job: _Job, row: int, output: StepOutput) -> None:
         """Sample the job's next token and say what came of it."""
-        token = job.sampler.sample(self._context, row)
-        if job.slot.cached == job.slot.prompt:
+        try:
+            token = job.sampler.sample(self._context, row)
+        except BackendRefused as error:  # of this job's grammar
+            output.append((job.number, error))
+            self._release(job)
+            return
+        if job.slot.cached == job.input and not job.output:
             output.append((job.number, job.prompt_event()))
         if token in self._vocabulary.ends:
-            self._end(job, "end", "", output)
+            self._end(job, "end", [], output)
             return
         job.output += 1
-        job.unreported += 1
-        text = job.text.feed(self._vocabulary.piece(token))
+        if job.top is not None:
+            logits = self._context.logits(row, self._vocabulary.size)
+            job.logprobs.append(token_logprob(logits, token, job.top, self._vocabulary.piece))
+        pieces = job.text.feed(job.text.markers.get(token) or self._vocabulary.piece(token))
         if job.text.stopped:
-            self._end(job, "stop_sequence", text, output)
+            self._end(job, "stop_sequence", pieces, output)
+        elif job.constraint is not None and job.constraint.finished:
+            self._end(job, "end", pieces, output)
         elif job.output >= job.limit:
-            self._end(job, "length", text, output)
+            self._end(job, "length", pieces, output)
         else:
             job.slot.tokens.append(token)
-            if text:
-                output.append((job.number, job.text_event(text)))
+            output.extend((job.number, job.event(piece)) for piece in pieces)
 
-    def _end(self, job: _Job, reason: StopReason, text: str, output: StepOutput) -> None:
-        text += job.text.finish()
-        if text:
-            output.append((job.number, job.text_event(text)))
+    def _end(self, job: _Job, reason: StopReason, pieces: list[Piece], output: StepOutput) -> None:
+        pieces = joined(pieces, job.text.finish())
+        if job.text.stopped:  # held back until now for something else
+            reason = "stop_sequence"
+        output.extend((job.number, job.event(piece)) for piece in pieces)
         output.append((job.number, job.end_event(reason)))
         self._release(job)
 
@@ -210,13 +313,15 @@ class Generation:
             job = self._by_slot[share.slot.index]
             if job is not None:
                 output.append((job.number, error))
-                self._release(job)
+                self._release(job, failed=True)
         return output
 
-    def _release(self, job: _Job) -> None:
-        """Give back what a job holds: its sampler, its slot and the slot's part of the cache."""
+    def _release(self, job: _Job, *, failed: bool = False) -> None:
+        """Give back what a job holds: its sampler and its slot."""
         del self._jobs[job.number]
         self._by_slot[job.slot.index] = None
         job.sampler.close()
-        self._context.forget(job.slot.index)
-        self._slots.free(job.slot)
+        if failed:
+            self._slots.drop(job.slot)
+        else:
+            self._slots.free(job.slot)

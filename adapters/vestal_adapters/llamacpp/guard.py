@@ -53,7 +53,11 @@ class SpecialGuard:
 
     def protect(self, text: str) -> str:
         """A user's text, with nothing in it that could be taken for a control token once it is in a prompt."""
-        return self._cut_off(self._foreign.sub(self._hide, text))
+        return self._cut_off(self.hide(text))
+
+    def hide(self, text: str) -> str:
+        """The same for a name that a template may look for: it stays as it is, unless there is one in it."""
+        return self._foreign.sub(self._mark, text)
 
     def segments(self, rendered: str) -> list[Segment]:
         """A prompt rendered from protected texts, split by what may hold control tokens. No user's text is lost."""
@@ -69,7 +73,7 @@ class SpecialGuard:
                 segments.append(Segment(restored, trusted))
         return segments
 
-    def _hide(self, found: re.Match[str]) -> str:
+    def _mark(self, found: re.Match[str]) -> str:
         text = found.group()
         return self._marks.get(text) or self._escape + text  # a character that we use ourselves
 

@@ -1,14 +1,23 @@
-"""From a request's conversation to the tokens of its prompt, within what a slot holds."""
+"""From a request's conversation to the tokens of its prompt, within what a slot holds.
+
+What does not fit is refused with the arithmetic (`context_policy: error`), or made to fit by leaving out the fewest
+oldest turns (`truncate`), which a notice says. Where the request does not say how long its answer may be, a shortened
+prompt leaves a quarter of the context for it if it can: one that just fits would be answered in a word.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from vestal.backend import CountRequest, GenerateRequest, GenerateRequestV2
-from vestal.errors import ContextOverflow, InvalidRequest, Unsupported
+from vestal.errors import ContextOverflow, InvalidRequest, WireError
 from vestal.values import Message, MessageV2, Notice
 from vestal_adapters.llamacpp.chat import ChatTemplate, Prompt
 from vestal_adapters.llamacpp.native import Vocabulary
+from vestal_adapters.llamacpp.slots import common_prefix
+from vestal_adapters.llamacpp.tools import is_constrained, offered
+from vestal_adapters.llamacpp.turns import droppable_turns, fewest, without
 
 __all__ = ["QUICKLY_TOKENISED", "Prompter"]
 
@@ -30,22 +39,77 @@ class Prompter:
     def prompt(self, request: GenerateRequest | GenerateRequestV2) -> tuple[list[int], list[Notice]]:
         """The prompt's tokens and what has to be said about them.
 
-        `ContextOverflow` unless they and the asked output (one token, where none is asked) fit a slot.
+        `ContextOverflow` unless they and the asked output (one token, where none is asked) fit a slot. With
+        `context_policy: shift` the output makes its own room, beyond the first token.
         """
-        if isinstance(request, GenerateRequestV2):
-            _refuse_tools(bool(request.tools))
-            prompt = self._template.prompt(request.messages, request.thinking)
-        else:
-            prompt = self._template.prompt(request.messages)
-        tokens = self._tokens(prompt, request.options.max_tokens)
-        self._check(len(tokens), request.options.max_tokens)
-        return tokens, prompt.notices
+        options = request.options
+        output = 1 if options.context_policy == "shift" else options.max_tokens
+        try:
+            return self._fitting(request, request.messages, output)
+        except ContextOverflow:
+            turns = droppable_turns(request.messages) if options.context_policy == "truncate" else []
+            if not turns:
+                raise
+        return self._truncated(request, turns)
+
+    def fixed(self, request: GenerateRequest | GenerateRequestV2, tokens: Sequence[int]) -> int:
+        """How many of the prompt's first tokens come before what the user says: the system's part, at least BOS.
+
+        They are what another conversation would have in common with this one.
+        """
+        messages: Sequence[Message | MessageV2] = request.messages
+        lead = list(takewhile(lambda message: message.role == "system", messages))
+        try:
+            others = [self._rendered(request, [*lead, Message("user", text)], None)[0] for text in ("x", "y")]
+        except WireError:  # the template wants more of a conversation than that
+            return int(tokens[:1] == [self._vocabulary.bos])
+        return min(common_prefix(tokens, other) for other in others)
 
     def count(self, request: CountRequest) -> int:
         """Tokens of the prompt that a generate request with the same conversation would have."""
-        _refuse_tools(bool(request.tools))
         messages: Sequence[Message | MessageV2] = request.messages_v2 or request.messages or []
-        return len(self._tokens(self._template.prompt(messages), None))
+        return len(self._tokens(self._template.prompt(messages, tools=request.tools), None))
+
+    def _truncated(
+        self, request: GenerateRequest | GenerateRequestV2, turns: list[list[int]]
+    ) -> tuple[list[int], list[Notice]]:
+        wanted = request.options.max_tokens
+
+        def fits(count: int, output: int | None) -> bool:
+            try:
+                self._fitting(request, without(request.messages, turns[:count]), output)
+            except ContextOverflow:
+                return False
+            return True
+
+        room = wanted or self.context_length // 4
+        count = fewest(len(turns), lambda count: fits(count, room)) or len(turns)
+        tokens, notices = self._fitting(request, without(request.messages, turns[:count]), wanted)
+        return tokens, [*notices, self._truncation(turns, count, len(tokens))]
+
+    def _truncation(self, turns: list[list[int]], count: int, tokens: int) -> Notice:
+        messages = sum(map(len, turns[:count]))
+        message = (
+            f"the conversation does not fit the context of {self.context_length:,} tokens: the oldest {count:,} of its"
+            f" {len(turns) + 1:,} turns, {messages:,} messages, were left out; the prompt has {tokens:,} tokens now"
+        )
+        return Notice("truncated", message)
+
+    def _fitting(
+        self, request: GenerateRequest | GenerateRequestV2, messages: Sequence[Message | MessageV2], output: int | None
+    ) -> tuple[list[int], list[Notice]]:
+        tokens, notices = self._rendered(request, messages, output)
+        self._check(len(tokens), output)
+        return tokens, notices
+
+    def _rendered(
+        self, request: GenerateRequest | GenerateRequestV2, messages: Sequence[Message | MessageV2], output: int | None
+    ) -> tuple[list[int], list[Notice]]:
+        """The prompt of the request with these messages for its own; `output` is for the arithmetic of a refusal."""
+        thinking = request.thinking if isinstance(request, GenerateRequestV2) else "auto"
+        constrained = is_constrained(request)
+        prompt = self._template.prompt(messages, thinking, offered(request), constrained=constrained)
+        return self._tokens(prompt, output), prompt.notices
 
     def _tokens(self, prompt: Prompt, max_tokens: int | None) -> list[int]:
         self._check_size(prompt, max_tokens)
@@ -84,8 +148,3 @@ def _overflow(tokens: int, max_tokens: int | None, context_length: int, how: str
         hint=hint,
         details={"prompt_tokens": tokens, "max_tokens": asked, "context_length": context_length},
     )
-
-
-def _refuse_tools(asked: bool) -> None:
-    if asked:
-        raise Unsupported("this backend does not run tools yet", details={"option": "tools"})

@@ -1,18 +1,14 @@
-"""From token bytes to text that may leave: whole characters only, and nothing of a stop string.
+"""From text to text that may leave: nothing of a stop string.
 
-A character can span tokens, and so can a stop string; text that may turn out to be the beginning of one is
-held back until the next token decides. Pure, and independent of where the tokens' borders fall: only the
-bytes count.
+A stop string can span tokens; text that may turn out to be the beginning of one is held back until the next
+token decides. Pure, and independent of where the tokens' borders fall.
 """
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
-__all__ = ["StopMatcher", "TextStream"]
-
-_Utf8 = codecs.getincrementaldecoder("utf-8")
+__all__ = ["StopMatcher"]
 
 
 class _Pattern:
@@ -65,6 +61,8 @@ class StopMatcher:
         """Take the next piece; returns what can no longer be part of a stop string. Nothing after a stop."""
         if self.stopped:
             return ""
+        if not self._patterns:
+            return text
         buffer = self._held + text
         for end, char in enumerate(text, start=len(self._held) + 1):
             if matched := self._advance(char):
@@ -86,31 +84,3 @@ class StopMatcher:
             if pattern.advance(char):
                 longest = max(longest, pattern.matched)
         return longest
-
-
-class TextStream:
-    """One answer's bytes in, its text out. Invalid bytes become U+FFFD, an unfinished character at the end too."""
-
-    __slots__ = ("_decode", "_stops")
-
-    def __init__(self, stops: Sequence[str] = ()) -> None:
-        self._decode = _Utf8(errors="replace").decode
-        self._stops = StopMatcher(stops) if stops else None
-
-    def __repr__(self) -> str:
-        return f"<TextStream {self._stops!r}>"
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has ended the text."""
-        return self._stops is not None and self._stops.stopped
-
-    def feed(self, data: bytes) -> str:
-        """Take one token's bytes; returns the text that is certain now, often one token late."""
-        text = self._decode(data)
-        return text if self._stops is None else self._stops.feed(text)
-
-    def finish(self) -> str:
-        """No more tokens: the rest of the text."""
-        rest = self._decode(b"", True)
-        return rest if self._stops is None else self._stops.feed(rest) + self._stops.flush()

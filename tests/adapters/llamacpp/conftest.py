@@ -7,7 +7,6 @@ names, at any sensible temperature. What it answers depends only on the last tok
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -41,7 +40,8 @@ class MakeModel(Protocol):
 class Vocabulary:
     """Four special tokens, the 256 bytes, and whatever the chains name, each once."""
 
-    def __init__(self, chains: Sequence[Chain]) -> None:
+    def __init__(self, chains: Sequence[Chain], controls: Sequence[str] = ()) -> None:
+        self.controls = frozenset(controls)
         self.texts = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
         self.known: dict[str | bytes, int] = {text: index for index, text in enumerate(SPECIALS)}
         self.known |= {bytes([byte]): len(SPECIALS) + byte for byte in range(256)}
@@ -62,15 +62,18 @@ class Vocabulary:
     def types(self) -> list[int]:
         kinds = gguf.TokenType
         specials = [kinds.UNKNOWN, *[kinds.CONTROL] * (len(SPECIALS) - 1)]
-        words = [kinds.NORMAL] * (len(self.texts) - len(SPECIALS) - 256)
+        words = [kinds.CONTROL if text in self.controls else kinds.NORMAL for text in self.texts[len(SPECIALS) + 256 :]]
         return [*specials, *[kinds.BYTE] * 256, *words]
 
 
 def write_chain_model(
     path: Path, chains: Sequence[Chain], *, template: str | None, context: int, metadata: Mapping[str, Any]
 ) -> None:
-    """Each chain is what follows what: text of one token, a byte, or a token's number. Several may share tokens."""
-    vocabulary = Vocabulary(chains)
+    """Each chain is what follows what: text of one token, a byte, or a token's number. Several may share tokens.
+
+    Those named in the metadata `controls` are control tokens.
+    """
+    vocabulary = Vocabulary(chains, metadata.get("controls", ()))
     count = len(vocabulary.texts)
     width, layers = -(-count // 64) * 64, metadata.get("layers", 1)
     follows = numpy.zeros((count, width), numpy.float32)
@@ -202,22 +205,3 @@ def start() -> Iterator[Start]:
     yield load
     for engine in engines:
         engine.close()
-
-
-def _model_from(variable: str) -> str:
-    path = os.environ.get(variable)
-    if path is None:
-        pytest.skip(f"{variable} does not name the model's file")
-    return path
-
-
-@pytest.fixture(scope="session")
-def smollm2_path() -> str:
-    """SmolLM2-135M-Instruct, Q4_1."""
-    return _model_from("VESTAL_TEST_SMOLLM2")
-
-
-@pytest.fixture(scope="session")
-def minilm_path() -> str:
-    """all-MiniLM-L6-v2 as a GGUF of kind bert."""
-    return _model_from("VESTAL_TEST_MINILM")

@@ -10,14 +10,13 @@ import pytest
 
 from vestal.errors import BackendRefused, InvalidRequest, ModelError, Unsupported
 from vestal.values import (
+    AudioBlock,
     ContentBlock,
     ImageBlock,
     Message,
     MessageV2,
     TextBlock,
     ThinkingBlock,
-    ToolResultBlock,
-    ToolUseBlock,
 )
 from vestal_adapters.llamacpp.chat import ChatTemplate
 
@@ -93,7 +92,7 @@ def test_a_generation_block_is_only_its_content() -> None:
     assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}!") == "Hello!"
 
 
-def test_tools_and_documents_are_none() -> None:
+def test_without_tools_and_documents_they_are_none() -> None:
     assert render("{% if tools is none and documents is none %}none{% endif %}") == "none"
 
 
@@ -125,12 +124,7 @@ def test_thinking_off_is_told_to_the_template(thinking: Any, seen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "block", "kind"),
-    [
-        ("user", ImageBlock(0), "image"),
-        ("user", ToolResultBlock("1", "x"), "tool_result"),
-        ("assistant", ToolUseBlock("1", "f", {}), "tool_use"),
-    ],
+    ("role", "block", "kind"), [("user", ImageBlock(0), "image"), ("user", AudioBlock(0), "audio")]
 )
 def test_a_block_that_the_model_cannot_be_shown_is_named(role: Any, block: Any, kind: str) -> None:
     with pytest.raises(Unsupported, match=kind) as caught:

@@ -21,7 +21,7 @@ FIRST_BYTE = 4  # the token of byte 0 in a chain model
 @pytest.fixture
 def embedder(make_model: Any, start: Any) -> Any:
     """Texts of up to 16 tokens, 32 tokens a step."""
-    return start(make_model(pooling=gguf.PoolingType.LAST), context_length=16, batch=32, prefill_chunk=32)
+    return start(make_model(pooling=gguf.PoolingType.LAST), context_length=16, batch=32)
 
 
 def last_letters(driver: Any, job: int) -> str:
@@ -149,6 +149,45 @@ def test_an_option_that_the_model_cannot_honour_is_named(embedder: Any, options:
     assert not embedder.engine.busy
 
 
+def test_vectors_are_cut_and_have_length_one_again_where_the_model_allows_it(make_model: Any, start: Any) -> None:
+    driver = start(make_model(pooling=gguf.PoolingType.MEAN), context_length=16, cut_dimensions=True)
+    driver.embed(1, "ab", "b", dimensions=FIRST_BYTE + ord("a") + 1)
+    driver.embed(2, "ab", "b", dimensions=FIRST_BYTE + ord("a") + 1, normalize=False)
+    driver.embed(3, "ab")
+    driver.run()
+    assert driver.vectors(1).shape == (2, 102)
+    assert driver.vectors(1)[0].tolist() == [*[0.0] * 101, 1.0], "what is left of the other letter is nothing"
+    assert not driver.vectors(1)[1].any()
+    assert 0 < driver.vectors(2)[0][101] != 1
+    assert driver.vectors(3).shape == (1, 320)
+
+
+@pytest.mark.parametrize("dimensions", [321, 100_000])
+def test_more_dimensions_than_there_are_cannot_be_had(make_model: Any, start: Any, dimensions: int) -> None:
+    driver = start(make_model(pooling=gguf.PoolingType.MEAN), context_length=16, cut_dimensions=True)
+    with pytest.raises(Unsupported, match="from 1 to 320"):
+        driver.embed(1, "ab", dimensions=dimensions)
+
+
+def test_a_task_puts_its_text_in_front(make_model: Any, start: Any) -> None:
+    path = make_model(pooling=gguf.PoolingType.MEAN)
+    driver = start(path, context_length=16, task_prefixes={"query": "ab", "document": ""})
+    driver.embed(1, "c", task="query")
+    driver.embed(2, "abc")
+    driver.embed(3, "abc", task="document")
+    driver.embed(4, "x" * 15, task="query")
+    driver.run()
+    assert driver.vectors(1).tolist() == driver.vectors(2).tolist() == driver.vectors(3).tolist()
+    assert driver.events[4][0].details["prompt_tokens"] == 17, "the task's text counts"
+
+
+def test_an_unknown_task_is_answered_with_the_known_ones(make_model: Any, start: Any) -> None:
+    driver = start(make_model(pooling=gguf.PoolingType.MEAN), context_length=16, task_prefixes={"query": "ab"})
+    with pytest.raises(Unsupported, match=r"'search'.*query") as caught:
+        driver.embed(1, "c", task="search")
+    assert caught.value.details == {"option": "task", "tasks": ["query"]}
+
+
 def test_more_texts_than_one_answer_holds_are_refused_at_once(embedder: Any) -> None:
     most = embedder.capabilities.max_input_texts
     assert 60 << 20 < most * 4 * 320 < 64 << 20
@@ -211,7 +250,7 @@ def test_any_sizes_are_fit_to_be_run(
     make_model: Any, start: Any, pooling: gguf.PoolingType, context: int, batch: int
 ) -> None:
     """llama.cpp aborts the process on some combinations."""
-    driver = start(make_model(pooling=pooling), context_length=context, batch=batch, prefill_chunk=1)
+    driver = start(make_model(pooling=pooling), context_length=context, batch=batch)
     driver.embed(1, *["x" * (index % context + 1) for index in range(100)])
     driver.run()
     assert driver.vectors(1).shape == (100, 320)

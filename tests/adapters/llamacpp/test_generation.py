@@ -173,7 +173,7 @@ def test_a_slot_serves_one_job_after_another(make_model: Any, start: Any) -> Non
 
 
 def test_a_long_prompt_does_not_hold_up_an_answer(make_model: Any, start: Any) -> None:
-    driver = start(make_model(COUNT, LOOP), prefill_chunk=16)
+    driver = start(make_model(COUNT, LOOP), step_target="1us")
     driver.ask(1, "b")
     driver.step()
     driver.ask(2, "x" * 99 + "a", max_tokens=1)
@@ -181,18 +181,18 @@ def test_a_long_prompt_does_not_hold_up_an_answer(make_model: Any, start: Any) -
     while 2 not in driver.events:
         assert [job for job, _ in driver.step()].count(1) == 1, "the answer goes on in every step"
         steps += 1
-    assert steps == 7  # 100 tokens in sixteens
+    assert steps >= 100 / 8, "no step is quick enough for more than the fewest tokens"
 
 
 def test_with_nobody_to_wait_a_prompt_is_taken_in_one_step(make_model: Any, start: Any) -> None:
-    driver = start(make_model(COUNT), prefill_chunk=16)
+    driver = start(make_model(COUNT))
     driver.ask(1, "x" * 99 + "a")
     driver.step()
     assert driver.text(1) == " one"
 
 
 def test_a_prompt_longer_than_a_batch_takes_several_steps(make_model: Any, start: Any) -> None:
-    driver = start(make_model(COUNT), batch=32, prefill_chunk=16)
+    driver = start(make_model(COUNT), batch=32)
     driver.ask(1, "x" * 99 + "a")
     for _ in range(3):
         assert driver.step() == []
@@ -202,7 +202,7 @@ def test_a_prompt_longer_than_a_batch_takes_several_steps(make_model: Any, start
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_cancelling_frees_the_slot_at_once_and_touches_no_neighbour(make_model: Any, start: Any, steps: int) -> None:
-    driver = start(make_model(COUNT, LOOP), slots=2, prefill_chunk=16, batch=16)
+    driver = start(make_model(COUNT, LOOP), slots=2, batch=16)
     driver.ask(1, "x" * 19 + "b", max_tokens=9)
     driver.ask(2, "x" * 39 + "b", max_tokens=9)
     for _ in range(steps):

@@ -16,7 +16,7 @@ def parse(**table: Any) -> LlamaCppOptions:
 
 def test_the_model_is_all_that_must_be_given() -> None:
     options = parse(model="smollm2-135m")
-    assert (options.slots, options.batch, options.prefill_chunk, options.gpu_layers) == (4, 512, 64, 0)
+    assert (options.slots, options.batch, options.step_seconds, options.gpu_layers) == (4, 256, 0.1, 0)
     assert (options.context_length, options.threads, options.mmap, options.mlock) == (None, None, True, False)
 
 
@@ -30,7 +30,9 @@ def test_the_model_is_all_that_must_be_given() -> None:
         ({"model": "m", "context_length": 0}, "context_length"),
         ({"model": "m", "threads": 0}, "threads"),
         ({"model": "m", "gpu_layers": -2}, "gpu_layers"),
-        ({"model": "m", "batch": 32}, "prefill_chunk"),
+        ({"model": "m", "batch": 0}, "batch"),
+        ({"model": "m", "step_target": 0}, "step_target"),
+        ({"model": "m", "step_target": "100"}, "step_target"),
         ({"model": "m", "slot": 4}, "slot"),
         ({"model": "m", "path": "/x"}, "path"),
     ],

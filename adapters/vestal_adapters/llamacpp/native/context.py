@@ -85,6 +85,7 @@ class Context:
         self._handle: int | None = handle
         self._memory = lib.llama_get_memory(handle)
         self._description = description
+        self._drops = self._slides = False
 
     @classmethod
     def generating(cls, model: Model, *, sequences: int, length: int, batch: int, threads: int) -> Context:
@@ -102,7 +103,11 @@ class Context:
         params.n_ctx = sequences * length
         params.n_seq_max = params.n_outputs_max = sequences
         params.kv_unified = False
-        return cls._create(model, params, description)
+        params.swa_full = True  # or the beginning of a prompt is gone when the next request wants it
+        context = cls._create(model, params, description)
+        context._drops = not (lib.llama_model_is_recurrent(model.handle) or lib.llama_model_is_hybrid(model.handle))
+        context._slides = lib.llama_model_n_swa(model.handle) > 0
+        return context
 
     @classmethod
     def embedding(cls, model: Model, *, sequences: int, batch: int, threads: int) -> Context:
@@ -156,6 +161,48 @@ class Context:
         """Remove a sequence from the cache."""
         if self._memory is not None:
             lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    @property
+    def drops(self) -> bool:
+        """Whether the end of a sequence can be dropped; a recurrent state cannot go back."""
+        return self._memory is not None and self._drops
+
+    @property
+    def shifts(self) -> bool:
+        """Whether what follows a dropped part can be moved down.
+
+        Not with attention that sees a window only: its cache writes over what no window shows, in any order.
+        """
+        return self.drops and not self._slides and bool(lib.llama_memory_can_shift(self._memory))
+
+    def keep(self, sequence: int, count: int) -> bool:
+        """Drop all but the first `count` tokens of a sequence; `False` if they cannot be had alone."""
+        if not self.drops or not lib.llama_memory_seq_rm(self._memory, sequence, count, -1):
+            return False
+        first = lib.llama_memory_seq_pos_min(self._memory, sequence)
+        last = lib.llama_memory_seq_pos_max(self._memory, sequence)
+        return bool(first == 0 and last == count - 1)  # a window's cache may have lost the beginning
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Make the first `count` tokens of `source` all that `target` holds.
+
+        Between caches of their own llama.cpp copies only whole ones, and that at the next decode: 10 ms for 4,096
+        tokens of a 135M model.
+        """
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        lib.llama_memory_seq_rm(self._memory, target, count, -1)
+
+    def shift(self, sequence: int, start: int, count: int) -> None:
+        """Drop `count` tokens from position `start` on, and move what follows down to there."""
+        lib.llama_memory_seq_rm(self._memory, sequence, start, start + count)
+        lib.llama_memory_seq_add(self._memory, sequence, start + count, -1, -count)
+
+    def logits(self, row: int, size: int) -> bytes:
+        """The `size` logits of the batch's `row`, of the last decode: float32 in the machine's own byte order."""
+        values = lib.llama_get_logits_ith(self.handle, row)
+        if not values:
+            raise VestalError(f"llama.cpp has no logits for row {row}")
+        return ctypes.string_at(values, 4 * size)
 
     def forget_all(self) -> None:
         """Empty the cache."""
