@@ -219,7 +219,8 @@ class House:
 
     async def _restart(self, unit: Unit) -> None:
         try:
-            await self.supervisor.restart(unit, float(self.config.daemon.drain_deadline))
+            times = self.config.daemon
+            await self.supervisor.restart(unit, float(times.drain_deadline), float(times.ready_timeout))
         except Failure as failure:
             self.events.emit("backend_restart_failed", level="error", backend=unit.name, error=failure.message)
             self._lost(unit, failure.message)

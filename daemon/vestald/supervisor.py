@@ -79,19 +79,25 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def restart(self, unit: Unit, timeout: float) -> None:
+    async def restart(self, unit: Unit, stop_timeout: float, ready_timeout: float) -> None:
         """Stop and start one unit. Raises `BackendFailed` if it does not stop in time, or does not come back."""
         unit.given_up = False
         unit.machine.to("stopping")
         try:
-            async with asyncio.timeout(timeout + _GRACE):
-                await unit.backend.stop(timeout)
+            async with asyncio.timeout(stop_timeout + _GRACE):
+                await unit.backend.stop(stop_timeout)
         except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
-            what = f"within {timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
+            what = f"within {stop_timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
             raise BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon") from exc
         unit.machine.to("stopped")
         unit.machine.to("starting")
-        await self._start(unit)
+        try:
+            async with asyncio.timeout(ready_timeout):
+                await self._start(unit)
+        except TimeoutError:
+            failure = self._too_slow(ready_timeout)
+            self._failed(unit, failure.message)
+            raise failure from None
 
     async def stop_all(self, timeout: float) -> list[str]:
         """`backend.stop(timeout)` for all at once; the names of those that did not return in time."""

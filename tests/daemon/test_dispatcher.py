@@ -21,6 +21,7 @@ class Stage:
         self.running: list[int] = []
         self.told: dict[int, list[tuple[int, int]]] = {}
         self._numbers = 0
+        self._holders: list[asyncio.Task[None]] = []  # the loop holds tasks weakly
 
     def enter(self, *, wait: float | None = None, watch: bool = False) -> tuple[asyncio.Task[None], asyncio.Event]:
         """A task that takes a slot and holds it until the event; `running` lists who holds one."""
@@ -40,7 +41,8 @@ class Stage:
                 finally:
                     self.running.remove(number)
 
-        return asyncio.create_task(hold()), release
+        self._holders.append(asyncio.create_task(hold()))
+        return self._holders[-1], release
 
     def _note(self, number: int, position: int, depth: int) -> None:
         self.told.setdefault(number, []).append((position, depth))

@@ -172,7 +172,7 @@ def test_a_restart_is_a_stop_and_a_start_during_which_it_still_counts_as_served(
         await watch.supervisor.start_all(5)
         backend.report(Unavailable("died", recovering=False))
         watch.changes.clear()
-        await watch.supervisor.restart(watch.unit(), 1.0)
+        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
         assert [state for _, state in watch.changes] == ["stopping", "stopped", "starting", "ready"]
         assert (backend.starts, watch.unit().given_up) == (2, False)
         assert watch.supervisor.serving == [watch.unit()]
@@ -191,8 +191,30 @@ def test_a_restart_whose_stop_goes_wrong_is_a_failure(wrong: str) -> None:
         watch = Watch(Scripted(stop=stop))
         await watch.supervisor.start_all(5)
         with pytest.raises(BackendFailed, match="did not stop"):
-            await watch.supervisor.restart(watch.unit(), 0.01)
+            await watch.supervisor.restart(watch.unit(), 0.01, 1.0)
         assert watch.unit().state == "stopping"
+
+    play(scene)
+
+
+def test_a_restart_that_takes_too_long_is_a_failure_and_can_be_tried_again() -> None:
+    async def scene() -> None:
+        slow = [False]
+
+        async def start(report: Any) -> None:
+            if slow[0]:
+                report(Loading(5.0))
+                await for_ever()
+
+        watch = Watch(Scripted(start=start))
+        await watch.supervisor.start_all(5)
+        slow[0] = True
+        with pytest.raises(BackendFailed, match=r"not ready within 0\.02 s: scripted at 5 %"):
+            await watch.supervisor.restart(watch.unit(), 1.0, 0.02)
+        assert watch.unit().state == "failed"
+        slow[0] = False
+        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
+        assert watch.unit().state == "ready"
 
     play(scene)
 
@@ -209,10 +231,10 @@ def test_a_restart_that_does_not_come_back_leaves_a_failed_backend_that_can_be_r
         await watch.supervisor.start_all(5)
         broken[0] = True
         with pytest.raises(BackendFailed, match="no memory"):
-            await watch.supervisor.restart(watch.unit(), 1.0)
+            await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
         assert (watch.unit().state, watch.unit().detail) == ("failed", "no memory")
         broken[0] = False
-        await watch.supervisor.restart(watch.unit(), 1.0)
+        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
         assert watch.unit().state == "ready"
 
     play(scene)
