@@ -7,6 +7,12 @@ names, at any sensible temperature. What it answers depends only on the last tok
 
 from __future__ import annotations
 
+import os
+
+# As the worker has it, and read when the library loads: with libgomp's default, threads that spin beside other
+# busy processes take minutes for what takes seconds.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise

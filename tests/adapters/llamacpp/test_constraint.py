@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from tests.adapters.llamacpp.conftest import END, Chain, MakeModel, Start
+from tests.adapters.llamacpp.derivation import Derivation
+from tests.adapters.llamacpp.test_gbnf import JSON
 from vestal.backend import GenerateRequestV2
 from vestal.errors import BackendRefused, InvalidRequest, Unsupported
 from vestal.values import GenerateOptions, MessageV2, ResponseFormat, TextBlock
 from vestal_adapters.llamacpp.automaton import compile_grammar
-from vestal_adapters.llamacpp.constraint import Constraint
+from vestal_adapters.llamacpp.constraint import Constraint, Constraints
 from vestal_adapters.llamacpp.gbnf import parse
+from vestal_adapters.llamacpp.native import Model
+from vestal_adapters.llamacpp.schema import to_gbnf
 from vestal_adapters.llamacpp.token_bytes import TokenBytes
 
 LOOP: Chain = ["a", "b", "c", "a"]
@@ -254,3 +260,34 @@ def test_a_grammar_that_allows_anything_gives_the_unconstrained_answer(smollm2_p
         driver.ask(job, "Tell me a story.", grammar=grammar, seed=5, max_tokens=60)
         driver.run()
     assert driver.text(0) == driver.text(1)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_exactly_what_llama_cpp_would_allow_is_allowed(smollm2_path: str) -> None:
+    """Against llama.cpp's own grammar code, over the whole vocabulary, on grammars that are safe to give it."""
+    from llama_cpp import llama_cpp as lib
+
+    model = Model.open(Path(smollm2_path), lambda part: None)
+    vocabulary = model.vocabulary
+    control = {token for token in range(vocabulary.size) if not vocabulary.piece(token)} - vocabulary.ends
+    constraints = Constraints(vocabulary)
+    for text in [JSON, *(grammar for grammar, _ in GRAMMARS), *map(to_gbnf, SCHEMAS)]:
+        native = lib.llama_sampler_init_grammar(vocabulary._handle, text.encode(), b"root")
+        ours = constraints.by(text)
+        for token in vocabulary.tokenize(Derivation(text, seed=1, room=30).text())[:10]:
+            theirs = _native_allowed(lib, native, vocabulary.size) - control
+            assert theirs == {token for token in range(vocabulary.size) if ours.allows(token)}
+            if token not in theirs:
+                break
+            ours.accept(token)
+            lib.llama_sampler_accept(native, token)
+        lib.llama_sampler_free(native)
+    model.close()
+
+
+def _native_allowed(lib: Any, sampler: Any, size: int) -> set[int]:
+    candidates = (lib.llama_token_data * size)(*(lib.llama_token_data(token, 0.0, 0.0) for token in range(size)))
+    array = lib.llama_token_data_array(data=candidates, size=size, selected=-1, sorted=False)
+    lib.llama_sampler_apply(sampler, ctypes.byref(array))
+    return {candidate.id for candidate in candidates if candidate.logit == 0.0}
