@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import Daemon, children_of, toml
 
 import vestal
+from tests.e2e.harness import Daemon, children_of, toml
 from vestal import messages as m
 from vestal.errors import BackendCrashed, ContextOverflow, InvalidRequest, Unsupported
 

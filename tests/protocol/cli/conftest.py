@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 import pytest
+
 from tests.e2e.harness import Daemon, Table, echo, toml
 from tests.protocol.cli.harness import Vestal
 

@@ -6,10 +6,10 @@ import json
 import math
 
 import pytest
+
 from tests.e2e.harness import echo
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import Vestal
-
 from vestal.cli.embed import similarity_lines
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import PATIENCE, Outcome, Terminal, Vestal
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.protocol.cli.conftest import Answer, Begin
 from tests.protocol.cli.harness import Vestal
-
 from vestal import __version__
 from vestal.cli.main import COMMANDS
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.e2e.harness import Daemon, echo
 from tests.protocol.cli.conftest import Answer, Begin
 from tests.protocol.cli.harness import PATIENCE, Vestal

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+
 from tests.e2e.harness import Daemon, echo
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import PATIENCE, Vestal

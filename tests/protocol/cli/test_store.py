@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.protocol.cli.harness import PATIENCE, Vestal
 from tests.protocol.models.conftest import build_gguf
-
 from vestal.cli.pull import PullProgress
 from vestal.cli.terminal import Screen
 
