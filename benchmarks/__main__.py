@@ -34,7 +34,9 @@ def main() -> None:
     print(text)
     if args.keep:
         heading = f"# Results\n\n{time.strftime('%Y-%m-%d')}, {_machine()}. Medians; ratios pair by pair in one run."
-        _RESULTS.write_text(f"{heading}\nMade by `python -m benchmarks --keep`.\n\n{text}\n")
+        _RESULTS.write_text(
+            f"{heading}\nMade by `python -m benchmarks {' '.join([*args.which, '--keep'])}`.\n\n{text}\n"
+        )
 
 
 if __name__ == "__main__":

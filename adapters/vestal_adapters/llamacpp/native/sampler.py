@@ -95,25 +95,19 @@ class Sampler:
     def _guess(self, grammar: Grammar, logits: _Logits) -> int:
         tokens, likeliest = self._every, _LIKELIEST
         while len(tokens):
-            token = self._choose(tokens, logits[tokens])
+            token = self._choose(tokens, logits)
             if grammar.allows(token):
                 return token
-            tokens = self._barred(grammar, tokens, logits[tokens], token, likeliest)
+            keep = tokens != token
+            for place in numpy.argpartition(logits, -min(likeliest, len(tokens)))[-likeliest:]:
+                keep[place] = keep[place] and grammar.allows(int(tokens[place]))
+            tokens, logits = tokens[keep], logits[keep]
             likeliest *= 2
         raise _stuck()
 
-    def _barred(self, grammar: Grammar, tokens: _Ids, logits: _Logits, token: int, likeliest: int) -> _Ids:
-        """The tokens without `token` and without those of the likeliest that are not allowed."""
-        keep = tokens != token
-        count = min(likeliest, len(tokens))
-        for place in numpy.argpartition(logits, len(tokens) - count)[-count:]:
-            keep[place] = keep[place] and grammar.allows(int(tokens[place]))
-        left: _Ids = tokens[keep]
-        return left
-
     def _choose(self, tokens: _Ids, logits: _Logits) -> int:
         """Run the chain over these tokens alone; it remembers nothing yet."""
-        candidates = numpy.zeros(len(tokens), _CANDIDATE)
+        candidates = numpy.empty(len(tokens), _CANDIDATE)  # p is the samplers' own, who set it
         candidates["id"] = tokens
         candidates["logit"] = logits
         array = lib.llama_token_data_array(
