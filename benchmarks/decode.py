@@ -22,7 +22,7 @@ __all__ = ["run"]
 
 _MODEL = "smollm2-135m"
 _TOKENS = 200
-_ROUNDS = 3
+_ROUNDS = 5
 _SLOTS = 8
 _PROMPT = "Write a long story about a lighthouse keeper."
 _BACKEND = f"""

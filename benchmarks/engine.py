@@ -190,7 +190,11 @@ def _embed() -> list[Row]:
     )
     assert raw.stdin is not None
     assert raw.stdout is not None
-    with private_daemon(_VECTORS) as (runtime, _), vestal.EmbedClient(runtime_dir=runtime) as client, raw:
+    with (
+        raw,
+        private_daemon(_VECTORS, client=vestal.EmbedClient) as (runtime, _),
+        vestal.EmbedClient(runtime_dir=runtime) as client,
+    ):
         client.embed(texts)
         for _ in range(2 * _ROUNDS):
             raw.stdin.write(json.dumps(texts) + "\n")

@@ -15,16 +15,21 @@ __all__ = ["private_daemon"]
 
 
 @contextmanager
-def private_daemon(backends: str, *, ready_timeout: float = 120.0) -> Iterator[tuple[Path, int]]:
-    """Start a daemon with these `[[backend]]` tables; gives its runtime directory and pid, and stops it."""
+def private_daemon(
+    backends: str, *, client: type[vestal.Client | vestal.EmbedClient] = vestal.Client, ready_timeout: float = 120.0
+) -> Iterator[tuple[Path, int]]:
+    """Start a daemon with these `[[backend]]` tables, wait until `client` is served, and stop it afterwards.
+
+    Gives its runtime directory and pid.
+    """
     with tempfile.TemporaryDirectory(prefix="vb-") as folder:
         runtime = Path(folder)
         config = runtime / "vestald.toml"
         config.write_text(f'[daemon]\nruntime_dir = "{runtime / "run"}"\n{backends}')
         process = subprocess.Popen([sys.executable, "-m", "vestald", "--config", str(config), "--log-level", "warning"])
         try:
-            with vestal.Client(runtime_dir=runtime / "run") as client:
-                client.wait_ready(timeout=ready_timeout)
+            with client(runtime_dir=runtime / "run") as waiting:
+                waiting.wait_ready(timeout=ready_timeout)
             yield runtime / "run", process.pid
         finally:
             process.terminate()
