@@ -111,8 +111,12 @@ class House:
         return self.supervisor.serving
 
     def refuse_new_work(self) -> None:
-        """Raise `ShuttingDown` unless new requests are taken."""
-        if self.machine.state != "ready":
+        """Raise `ShuttingDown` once the daemon drains or stops.
+
+        While it loads no socket takes requests, but for the moment between the gate's two binds; every backend
+        is ready by then, and whoever could connect must be served.
+        """
+        if self.machine.state not in ("loading", "ready"):
             raise ShuttingDown(
                 f"the daemon is {self.machine.state} and takes no new requests",
                 hint="finish what runs and connect again later",
