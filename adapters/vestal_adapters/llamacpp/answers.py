@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vestal.backend import GenerateRequest, GenerateRequestV2
-from vestal_adapters.llamacpp.calls import CallSplitter
-from vestal_adapters.llamacpp.chat import ChatTemplate
 from vestal_adapters.llamacpp.native import Vocabulary
-from vestal_adapters.llamacpp.output import Reader
-from vestal_adapters.llamacpp.thinking import ThinkingSplitter
-from vestal_adapters.llamacpp.tools import call_grammar, call_ids, is_constrained, offered
+from vestal_adapters.llamacpp.prompting.chat import ChatTemplate
+from vestal_adapters.llamacpp.prompting.tools import call_grammar, call_ids, is_constrained, offered
+from vestal_adapters.llamacpp.reading.calls import CallSplitter
+from vestal_adapters.llamacpp.reading.output import Reader
+from vestal_adapters.llamacpp.reading.thinking import ThinkingSplitter
 
 __all__ = ["Answers"]
 

@@ -28,7 +28,7 @@ from vestal.backend import EmbedRequest, EmbedResult
 from vestal.errors import BackendRefused, ContextOverflow, InvalidRequest, Unsupported, WireError
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal_adapters.llamacpp.native import Batch, Context, Vocabulary
-from vestal_adapters.llamacpp.prompt import QUICKLY_TOKENISED
+from vestal_adapters.llamacpp.prompting.prompt import QUICKLY_TOKENISED
 from vestal_adapters.worker.engine import StepOutput
 
 __all__ = ["MAX_TEXTS_PER_STEP", "Embedding"]

@@ -9,14 +9,14 @@ from vestal.errors import ModelError, Unsupported, VestalError
 from vestal.models.gguf_file import GGUFInfo, read_gguf
 from vestal.values import Capabilities
 from vestal_adapters.llamacpp.answers import Answers
-from vestal_adapters.llamacpp.batch import largest_step
-from vestal_adapters.llamacpp.chat import ChatTemplate
+from vestal_adapters.llamacpp.batching.batch import largest_step
 from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.embed import MAX_TEXTS_PER_STEP, Embedding
 from vestal_adapters.llamacpp.generation import OPTIONS, Generation
 from vestal_adapters.llamacpp.native import Context, Model, Vocabulary, supports_gpu
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions
-from vestal_adapters.llamacpp.prompt import Prompter
+from vestal_adapters.llamacpp.prompting.chat import ChatTemplate
+from vestal_adapters.llamacpp.prompting.prompt import Prompter
 from vestal_adapters.worker.engine import Engine, Progress, StepOutput
 
 __all__ = ["DEFAULT_CONTEXT", "LlamaCppEngine"]

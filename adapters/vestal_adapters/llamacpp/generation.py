@@ -33,16 +33,16 @@ from vestal.backend import (
 from vestal.errors import BackendRefused, InternalError, Unsupported
 from vestal.values import Notice, StopReason, TokenLogprob, Usage
 from vestal_adapters.llamacpp.answers import Answers
-from vestal_adapters.llamacpp.batch import Share, largest_step, plan
-from vestal_adapters.llamacpp.constraint import Constraint, Constraints
-from vestal_adapters.llamacpp.likelihood import token_logprob
+from vestal_adapters.llamacpp.batching.batch import Share, largest_step, plan
+from vestal_adapters.llamacpp.batching.likelihood import token_logprob
+from vestal_adapters.llamacpp.batching.pace import Pace
+from vestal_adapters.llamacpp.batching.sampling import PENALTY_WINDOW, stages
+from vestal_adapters.llamacpp.batching.slots import Slot, Slots
+from vestal_adapters.llamacpp.constraining.constraint import Constraint, Constraints
 from vestal_adapters.llamacpp.native import Batch, Context, Sampler, Vocabulary
-from vestal_adapters.llamacpp.output import Piece, Reader, joined
-from vestal_adapters.llamacpp.pace import Pace
-from vestal_adapters.llamacpp.prompt import Prompter
-from vestal_adapters.llamacpp.sampling import PENALTY_WINDOW, stages
-from vestal_adapters.llamacpp.slots import Slot, Slots
-from vestal_adapters.llamacpp.tools import check_tools
+from vestal_adapters.llamacpp.prompting.prompt import Prompter
+from vestal_adapters.llamacpp.prompting.tools import check_tools
+from vestal_adapters.llamacpp.reading.output import Piece, Reader, joined
 from vestal_adapters.worker.engine import StepOutput
 
 __all__ = ["OPTIONS", "Generation"]

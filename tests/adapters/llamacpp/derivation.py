@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from vestal_adapters.llamacpp.gbnf import Chars, Choice, Grammar, Item, Literal, Ref, Repeat, parse
+from vestal_adapters.llamacpp.constraining.gbnf import Chars, Choice, Grammar, Item, Literal, Ref, Repeat, parse
 
 __all__ = ["Derivation"]
 

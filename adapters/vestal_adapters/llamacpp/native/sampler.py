@@ -18,8 +18,8 @@ import numpy
 from llama_cpp import llama_cpp as lib
 
 from vestal.errors import BackendRefused
+from vestal_adapters.llamacpp.batching.sampling import Draw, Greedy, MinP, Penalties, Stage, Temperature, TopK, TopP
 from vestal_adapters.llamacpp.native.context import Context
-from vestal_adapters.llamacpp.sampling import Draw, Greedy, MinP, Penalties, Stage, Temperature, TopK, TopP
 
 __all__ = ["Grammar", "Sampler"]
 

@@ -1,0 +1,1 @@
+"""From a request to the tokens of its prompt: template, tools, turns, what fits."""
