@@ -199,12 +199,13 @@ class Generation:
         begun = time.perf_counter()
         self._slots.settle()
         self._make_room()
-        prefilling = [slot.cached for slot in self._slots if slot.running and not slot.decoding]
-        decoding = sum(slot.running for slot in self._slots) - len(prefilling)
+        running = [slot for slot in self._slots if slot.running]
+        prefilling = [slot.cached for slot in running if not slot.decoding]
+        decoding = len(running) - len(prefilling)
         if not prefilling or not decoding:
-            return self._compute(plan(self._slots, self._batch.size, self._batch.size))
+            return self._compute(plan(running, self._batch.size, self._batch.size))
         depth = sum(prefilling) // len(prefilling)
-        output = self._compute(plan(self._slots, self._batch.size, self._pace.budget(depth)))
+        output = self._compute(plan(running, self._batch.size, self._pace.budget(depth)))
         self._pace.measured(self._batch.count - decoding, depth, time.perf_counter() - begun)
         return output
 
@@ -229,8 +230,8 @@ class Generation:
 
     def _make_room(self) -> None:
         """Shift the jobs whose slot is full; only those that asked for it ever get that far."""
-        for job in self._by_slot:
-            if job is not None and job.keep is not None and job.slot.cached >= self._length:
+        for job in self._jobs.values():
+            if job.keep is not None and job.slot.cached >= self._length:
                 job.shifted += self._slots.shift(job.slot, job.keep)
 
     def _compute(self, shares: list[Share]) -> StepOutput:

@@ -21,7 +21,7 @@ FEWEST = 4
 """Tokens that a step takes even where that is too slow: a prompt has to get done."""
 FIRST = 8
 """Tokens of the first step, before anything is known."""
-_AIM = 0.9
+_AIM = 0.95
 """Part of the target that is aimed at: what is measured scatters around it."""
 _SLOWER, _FASTER = 2.7, 0.5
 """At most this much of a change is believed at once."""

@@ -101,7 +101,7 @@ def test_a_step_without_prompts_is_not_learnt_from() -> None:
 
 
 def test_it_says_what_it_would_allow() -> None:
-    assert repr(Pace(TARGET, 512)) == "<Pace of 90 ms: 8 prompt tokens a step>"
+    assert repr(Pace(TARGET, 512)) == "<Pace of 95 ms: 8 prompt tokens a step>"
 
 
 @given(
@@ -115,7 +115,7 @@ def test_on_any_steady_machine_with_noise_it_settles_and_does_not_swing(
     pace = Pace(TARGET, 512)
     _, seconds = prefill(pace, lambda *step: exact(*step) * noise.uniform(0.9, 1.15), 2000, decoding=decoding)
     least = exact(FEWEST, decoding, 2000)
-    assert max(seconds[5:-1], default=0) <= max(1.4 * TARGET, 1.2 * least)
+    assert max(seconds[5:-1], default=0) <= max(1.5 * TARGET, 1.2 * least)
 
 
 @pytest.mark.parametrize("most", [1, 3, 16])
