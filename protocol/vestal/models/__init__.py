@@ -4,6 +4,9 @@
     store            names → files, content-addressed, safe between processes
     fetch            `pull`: catalog or file → store
     gguf_file        what a model file says about itself, read without an engine
+    integrity        a file that is held from its check to its last use
+    trust            keys, signatures, versions that only grow
+    memory           what a model will take, as a sum
 
 Only msgspec is needed; converting needs the `llamacpp` extra and says so. Every failure is a `ModelError`
 with the command that helps. Importing this package is cheap: hashing, archives and subprocesses are imported

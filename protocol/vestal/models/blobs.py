@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from vestal.models.locks import is_held
+from vestal.models.small_file import sync_directory
 
-__all__ = ["BlobDirectory", "Incoming", "Progress", "hash_file", "sync_directory"]
+__all__ = ["BlobDirectory", "Incoming", "Progress", "hash_file"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -85,20 +86,34 @@ class BlobDirectory:
     def receive(self) -> Incoming:
         """A new blob to be filled; also removes what died writers left."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(f"{_INCOMING}*"):
-            with suppress(FileNotFoundError):  # its writer finished just now
-                if not is_held(left):
-                    left.unlink()
+        for left in self.abandoned():
+            left.unlink(missing_ok=True)
         return Incoming(self.path)
 
     def collect(self, wanted: Container[str]) -> int:
         """Remove every blob that is not wanted; returns the bytes freed."""
         freed = 0
-        for path in self.path.glob("sha256-*"):
-            if _BLOB.fullmatch(path.name) and path.name not in wanted and (path.is_symlink() or path.is_file()):
-                freed += path.lstat().st_size
-                path.unlink()
+        for path in self.unwanted(wanted):
+            freed += path.lstat().st_size
+            path.unlink()
         return freed
+
+    def unwanted(self, wanted: Container[str]) -> list[Path]:
+        """Every blob that is not wanted."""
+        return [
+            path
+            for path in self.path.glob("sha256-*")
+            if _BLOB.fullmatch(path.name) and path.name not in wanted and (path.is_symlink() or path.is_file())
+        ]
+
+    def abandoned(self) -> list[Path]:
+        """Every blob on its way in whose writer has died."""
+        found = []
+        for path in self.path.glob(f"{_INCOMING}*"):
+            with suppress(FileNotFoundError):  # its writer finished just now
+                if not is_held(path):
+                    found.append(path)
+        return found
 
     def __repr__(self) -> str:
         return f"<BlobDirectory {str(self.path)!r}>"
@@ -119,12 +134,3 @@ def hash_file(path: Path, progress: Progress | None = None, into: Callable[[byte
             if progress is not None:
                 progress(done, max(done, total))
     return f"sha256-{digest.hexdigest()}"
-
-
-def sync_directory(path: Path) -> None:
-    """Put the names in a directory on the disk: a rename survives a power cut only after this."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

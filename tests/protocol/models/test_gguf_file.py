@@ -55,6 +55,7 @@ def test_the_facts_of_a_chat_model(read: Read, make_gguf: MakeGGUF) -> None:
         embedding_length=16,
         file_type=1,
         has_chat_template=True,
+        vocabulary=3,
         tensor_count=2,
         file_size=len(data),
     )
@@ -252,3 +253,41 @@ def test_a_hostile_number_anywhere_raises_nothing_but_model_error(
     data[place : place + 8] = struct.pack("<Q", value)
     with suppress(ModelError):
         read(bytes(data))
+
+
+def test_the_shape_of_a_model_is_read(read: Read, make_gguf: MakeGGUF) -> None:
+    info = read(
+        make_gguf(
+            {
+                "general.architecture": "llama",
+                "llama.block_count": 4,
+                "llama.attention.head_count": 8,
+                "llama.attention.head_count_kv": 2,
+                "llama.attention.key_length": 64,
+                "llama.attention.value_length": 32,
+                "llama.feed_forward_length": 99,
+                "tokenizer.ggml.tokens": ["a", "b"],
+            }
+        )
+    )
+    assert (info.layers, info.heads, info.kv_heads, info.key_length, info.value_length) == (4, 8, 8, 64, 32)
+    assert (info.feed_forward_length, info.vocabulary) == (99, 2)
+
+
+def test_layers_may_differ(read: Read, make_gguf: MakeGGUF) -> None:
+    shape = {"llama.block_count": 3, "llama.attention.head_count_kv": [4, 0, 2], "llama.feed_forward_length": [5, 7, 6]}
+    info = read(make_gguf({"general.architecture": "llama", **shape}))
+    assert (info.kv_heads, info.feed_forward_length) == (6, 7)
+
+
+def test_without_kv_heads_every_head_has_its_own(read: Read, make_gguf: MakeGGUF) -> None:
+    shape = {"bert.block_count": 6, "bert.attention.head_count": 12}
+    assert read(make_gguf({"general.architecture": "bert", **shape})).kv_heads == 72
+    assert read(make_gguf({"general.architecture": "bert"})).kv_heads is None
+
+
+@pytest.mark.parametrize("values", [[1] * 5000, [-1, 2]])
+def test_a_list_for_layers_is_bounded(read: Read, make_gguf: MakeGGUF, values: list[int]) -> None:
+    keys = {"general.architecture": "llama", "llama.attention.head_count_kv": values}
+    with pytest.raises(ModelError, match="head_count_kv"):
+        read(make_gguf(keys))

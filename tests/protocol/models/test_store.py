@@ -333,3 +333,31 @@ def test_many_processes_adding_and_removing_at_once_leave_a_sound_store(store: S
     assert results == [(b"", 0)] * 8
     shared = store.verify("shared")
     assert files_of(store) == {"manifests/shared.json", f"blobs/{shared.digest}"}
+
+
+def test_locating_looks_into_no_file(store: Store, gguf_file: Path, tmp_path: Path) -> None:
+    stored = store.add_file(gguf_file, "tiny", source="test")
+    here = store.locate("tiny")
+    assert (here.name, here.path, here.size, here.digest) == ("tiny", stored.path, stored.size, stored.digest)
+    (tmp_path / "No-Model.gguf").write_bytes(b"rubbish")
+    outside = store.locate(str(tmp_path / "No-Model.gguf"))
+    assert (outside.name, outside.size, outside.digest) == ("no-model", 7, None)
+
+
+def test_what_cannot_be_opened_is_not_located(store: Store, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for name, why in (("pipe.gguf", "not a regular file"), ("none.gguf", "cannot be read"), ("", "not a regular file")):
+        with pytest.raises(ModelError, match=why) as caught:
+            store.locate(f"{tmp_path}/{name}")
+        assert caught.value.hint
+    with pytest.raises(ModelError, match="no model 'nothing'"):
+        store.locate("nothing")
+
+
+def test_a_file_outside_that_no_backend_can_run_does_not_resolve(
+    store: Store, tmp_path: Path, make_gguf: MakeGGUF
+) -> None:
+    path = tmp_path / "part.gguf"
+    path.write_bytes(make_gguf({"general.architecture": "llama", "split.count": 3}))
+    with pytest.raises(ModelError, match="one of 3 parts"):
+        store.resolve(str(path))
