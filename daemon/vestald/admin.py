@@ -7,14 +7,15 @@ states that `lifecycle.ADMIN_COMMANDS` names.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from typing import Any, Protocol
 
 from vestal import messages as m
 from vestal.codec import error_frame
-from vestal.errors import InvalidRequest, NotAuthorized, WireError
+from vestal.errors import InvalidRequest, WireError
 from vestal.values import LifecycleState
+from vestald.access import require_operator
+from vestald.auditor import Auditor
 from vestald.events import EventHub
 from vestald.job import Ended, Jobs
 from vestald.lifecycle import ADMIN_COMMANDS
@@ -22,6 +23,8 @@ from vestald.session import Host, Session
 
 __all__ = ["AdminHost", "AdminSession"]
 
+_CHANGES = m.CancelRequest | m.Drain | m.Undrain | m.RestartBackend | m.Stop
+"""Commands that are audited when they are obeyed too: one that only looks may come every second, for years."""
 _BACKLOG = 1000  # events kept for a subscriber that does not read
 
 
@@ -29,6 +32,7 @@ class AdminHost(Host, Protocol):
     """What the admin socket needs of the daemon."""
 
     events: EventHub
+    audit: Auditor
     jobs: Jobs
 
     @property
@@ -54,23 +58,20 @@ class AdminSession(Session):
         command = str(message.__struct_config__.tag)
         id = message.id  # type: ignore[union-attr]  # every admin command has an id
         assert id is not None
+        code = "ok"
         try:
-            self._authorize(command)
+            require_operator(self.peer, command)  # as at the connect; a second look costs nothing
             self._check_state(command)
             self._obey(message, id)
         except WireError as error:
+            code = error.code
             self.send(error_frame(error, id))
+        if code != "ok" or isinstance(message, _CHANGES):
+            self.host.audit.commanded(self, command, code, **_facts(message))
 
     def disconnected(self) -> None:
         for watch in self._watches:
             watch.cancel()
-
-    def _authorize(self, command: str) -> None:
-        if self.peer.uid not in (0, os.geteuid()):
-            raise NotAuthorized(
-                f"uid {self.peer.uid} may not {command}: the admin socket is for uid {os.geteuid()} and root",
-                hint="run it as that user",
-            )
 
     def _check_state(self, command: str) -> None:
         legal = ADMIN_COMMANDS[command]
@@ -145,6 +146,12 @@ class AdminSession(Session):
                 self.send(error_frame(error, id))
         finally:
             unsubscribe()
+
+
+def _facts(message: m.AnyMessage) -> dict[str, Any]:
+    """What a command is about: numbers, and a backend's name."""
+    names = ("request", "backend", "deadline_ms")
+    return {name: value for name in names if (value := getattr(message, name, None)) is not None}
 
 
 class _Backlog:

@@ -18,11 +18,13 @@ def test_a_peer_is_who_connected(short_dir: Path) -> None:
         client.connect(str(short_dir / "s"))
         server, _ = listener.accept()
         with server:
-            assert peer_of(server) == Peer(pid=os.getpid(), uid=os.getuid(), gid=os.getgid())
+            groups = tuple(sorted(os.getgroups()))
+            assert peer_of(server) == Peer(pid=os.getpid(), uid=os.getuid(), gid=os.getgid(), groups=groups)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can connect as another user")
-def test_another_user_is_known_by_what_it_was_when_it_connected(short_dir: Path) -> None:
+@pytest.mark.parametrize("groups", [[], [5, 7], list(range(10_000, 11_000))], ids=len)
+def test_another_user_is_known_by_what_it_was_when_it_connected(short_dir: Path, groups: list[int]) -> None:
     short_dir.chmod(0o777)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_dir / "s"))
@@ -31,7 +33,7 @@ def test_another_user_is_known_by_what_it_was_when_it_connected(short_dir: Path)
         child = os.fork()
         if child == 0:
             try:
-                os.setgroups([])
+                os.setgroups(groups)
                 os.setresgid(4321, 4321, 4321)
                 os.setresuid(1234, 1234, 1234)
                 client = socket.socket(socket.AF_UNIX)
@@ -41,4 +43,4 @@ def test_another_user_is_known_by_what_it_was_when_it_connected(short_dir: Path)
         os.waitpid(child, 0)
         server, _ = listener.accept()
         with server:
-            assert peer_of(server) == Peer(pid=child, uid=1234, gid=4321)
+            assert peer_of(server) == Peer(pid=child, uid=1234, gid=4321, groups=tuple(groups))
