@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import vestal
 from benchmarks.private import private_daemon
 from benchmarks.report import Row
+from benchmarks.streams import Answer, rate, together
 from vestal.models import Store
 from vestal_adapters.llamacpp.cores import usable_cores
 
@@ -68,21 +68,17 @@ def _raw(process: subprocess.Popen[str], streams: int, tokens: int) -> float:
     return float(_line(process))
 
 
-def _one(client: vestal.Client) -> tuple[list[float], int]:
-    """(times of the pieces, output tokens) of one greedy answer."""
+def _one(client: vestal.Client) -> Answer:
+    """One greedy answer."""
     stream = client.stream(_PROMPT, max_tokens=_TOKENS, temperature=0)
     times = [time.perf_counter() for _ in stream]
     return times, stream.result.usage.output_tokens
 
 
 def _ours(client: vestal.Client, streams: int) -> tuple[float, int]:
-    """(tokens per second of all streams while all were decoding, tokens of one answer)."""
-    with ThreadPoolExecutor(streams) as pool:
-        runs = list(pool.map(_one, [client] * streams))
-    begun, ended = max(times[0] for times, _ in runs), min(times[-1] for times, _ in runs)
-    pieces = sum(begun < moment <= ended for times, _ in runs for moment in times)
-    tokens_per_piece = sum(tokens for _, tokens in runs) / sum(len(times) for times, _ in runs)
-    return pieces * tokens_per_piece / (ended - begun), min(tokens for _, tokens in runs)
+    """(tokens per second of all streams, tokens of one answer)."""
+    answers = together(lambda: _one(client), streams)
+    return rate(answers), min(tokens for _, tokens in answers)
 
 
 def run() -> list[Row]:

@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 _ROUNDS = 15
 _CONNECTIONS = 1000
-_ECHO = '[[backend]]\nname = "echo"\nadapter = "echo"\n'
+_ECHO = '[sockets]\nconnections_per_uid = 2000\n[[backend]]\nname = "echo"\nadapter = "echo"\n'
 
 
 def _seconds(code: str) -> float:

@@ -25,7 +25,8 @@ def private_daemon(
     with tempfile.TemporaryDirectory(prefix="vb-") as folder:
         runtime = Path(folder)
         config = runtime / "vestald.toml"
-        config.write_text(f'[daemon]\nruntime_dir = "{runtime / "run"}"\n{backends}')
+        audit = f'[audit]\ndirectory = "{runtime / "audit"}"\n'
+        config.write_text(f'[daemon]\nruntime_dir = "{runtime / "run"}"\n{audit}{backends}')
         process = subprocess.Popen([sys.executable, "-m", "vestald", "--config", str(config), "--log-level", "warning"])
         try:
             with client(runtime_dir=runtime / "run") as waiting:

@@ -67,6 +67,7 @@ class Terminal:
 
     def fail(self, error: WireError) -> None:
         """End with `error`."""
+        self.job.details = error.details
         self.end(error_frame(error, self.job.id), error.code, self.usage())
 
     def interrupted(self, why: Ended) -> None:

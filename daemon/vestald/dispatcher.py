@@ -11,13 +11,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from vestal.errors import QueueTimeout, VestalError
-from vestald.admission import Scheduler, Ticket, not_serving
+from vestal.errors import VestalError
+from vestald.admission import Scheduler
+from vestald.estimate import Pace
+from vestald.ticket import Ticket
 
 __all__ = ["Dispatcher", "PositionWatcher"]
 
 PositionWatcher = Callable[[int, int, int | None], None]
 """(position, depth, eta_ms): called when a waiting ticket's position is first known and whenever it changes."""
+
+# Requests that wait, up to which every change of position is told in the turn after it. A change moves all who wait
+# behind it, so beyond that changes are told together, as seldom as keeps it to so many positions a second.
+_AT_ONCE = 128
+_TOLD_PER_SECOND = 10_000
 
 
 class Dispatcher:
@@ -30,13 +37,16 @@ class Dispatcher:
         self._futures: dict[Ticket, asyncio.Future[None]] = {}
         self._watchers: dict[Ticket, tuple[PositionWatcher, list[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
         self._announcing = False
+        self._announced = -1.0
+        self.decided: Callable[[Ticket], None] | None = None  # told of each ticket that was let in: it runs, or waits
 
     @asynccontextmanager
     async def slot(self, ticket: Ticket, watcher: PositionWatcher | None = None) -> AsyncIterator[Ticket]:
         """Wait for a slot of the ticket's lane and hold it. Set `ticket.used` to the tokens it really cost.
 
-        Raises `QueueFull` at once, `QueueTimeout` at the ticket's queue deadline, `BackendUnavailable`.
+        Raises at once whatever `Scheduler.submit` raises, and `QueueTimeout` or `BackendUnavailable` while it waits.
         """
         self.scheduler.submit(ticket, self._now())
         future = self._futures[ticket] = self._loop.create_future()
@@ -44,6 +54,8 @@ class Dispatcher:
             self._watchers[ticket] = (watcher, [0])
         try:
             self._advance()
+            if self.decided is not None:
+                self.decided(ticket)
             await future
             yield ticket
         finally:
@@ -52,45 +64,39 @@ class Dispatcher:
             self.scheduler.end(ticket, self._now())
             self._advance()
 
+    def pace(self, name: str) -> Pace:
+        """What the lane's requests have cost lately."""
+        lane = self.scheduler.lanes.get(name)
+        return Pace() if lane is None else lane.pace
+
     def open_lane(self, name: str, slots: int) -> None:
         """The backend serves (again), with that many slots."""
-        lane = self.scheduler.lanes.get(name) or self.scheduler.add_lane(name, slots)
-        lane.slots, lane.open, lane.given_up = slots, True, ""
+        self.scheduler.open_lane(name, slots)
         self._advance()
 
     def shut_lane(self, name: str) -> None:
         """The backend is away; what waits for it waits on."""
-        if lane := self.scheduler.lanes.get(name):
-            lane.open, lane.given_up = False, ""
+        self.scheduler.shut_lane(name, self._now())
+        self._advance()
 
     def fail_lane(self, name: str, reason: str) -> None:
         """The backend will not come back by itself: `backend_unavailable` for what waits for it, and what comes."""
-        if lane := self.scheduler.lanes.get(name):
-            lane.open, lane.given_up = False, reason or "it has failed"
-            for ticket in list(lane.order()):
-                self._reject(ticket, not_serving(lane))
+        self.scheduler.fail_lane(name, reason)
+        self._advance()
 
     def _advance(self) -> None:
         now = self._now()
-        started, late = self.scheduler.advance(now)
+        started, ended = self.scheduler.advance(now)
         for ticket in started:
             future = self._futures.get(ticket)
             if future is not None and not future.done():
                 future.set_result(None)
-        for ticket in late:
-            waited = round(1000 * (now - ticket.entered))
-            self._reject(
-                ticket,
-                QueueTimeout(
-                    f"waited {waited} ms for a slot of backend {ticket.lane!r}, as long as queue_timeout_ms allows",
-                    hint="retry later, or allow a longer queue_timeout_ms",
-                    details={"waited_ms": waited},
-                ),
-            )
+        for ticket, error in ended:
+            self._reject(ticket, error)
         self._set_timer()
         if self._watchers and not self._announcing:
             self._announcing = True
-            self._loop.call_soon(self._announce)
+            self._announce_soon(now)
 
     def _reject(self, ticket: Ticket, error: VestalError) -> None:
         future = self._futures.get(ticket)
@@ -98,20 +104,37 @@ class Dispatcher:
             future.set_exception(error)
 
     def _set_timer(self) -> None:
+        deadline = self.scheduler.next_deadline()
+        if deadline == self._timer_at:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        deadline = self.scheduler.next_deadline()
+        self._timer, self._timer_at = None, deadline
         if deadline is not None:
-            self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._advance)
+            self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = self._timer_at = None
+        self._advance()
+
+    def _announce_soon(self, now: float) -> None:
+        waiting = self.scheduler.waiting
+        delay = 0.0 if waiting <= _AT_ONCE else self._announced + waiting / _TOLD_PER_SECOND - now
+        if delay > 0:
+            self._loop.call_later(delay, self._announce)
+        else:
+            self._loop.call_soon(self._announce)
 
     def _announce(self) -> None:
         self._announcing = False
-        for ticket, position, eta in self.scheduler.positions():
+        self._announced = now = self._now()
+        for ticket, position, wait in self.scheduler.positions(now):
             entry = self._watchers.get(ticket)
             if entry is not None and entry[1][0] != position:
                 entry[1][0] = position
-                entry[0](position, self.scheduler.waiting, None if eta is None else round(1000 * eta))
+                if wait is not None and ticket.promised is None:
+                    ticket.promised = now + wait
+                entry[0](position, self.scheduler.waiting, None if wait is None else round(1000 * wait))
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.scheduler!r}>"

@@ -1,13 +1,16 @@
 """Start-time fair queueing over a tree: callers by uid, below each its connections, below each a FIFO.
 
 Goyal, Vin, Cheng: "Start-time Fair Queueing" (SIGCOMM 1996). Each share of a node has a start tag; the backlogged
-share with the lowest tag is served, the node's virtual time becomes that tag, and the share's tag moves on by
-cost / weight. A share that was idle starts at the virtual time: it gets no credit for not having asked.
+share with the lowest tag is served, and its tag moves on by cost / weight. A share that was idle starts at the
+node's virtual time: it gets no credit for not having asked.
 
-Costs are estimates in tokens. `correct` adds the difference once the true cost is known, so over time shares are
-equal in what was used, not in what was guessed. Pure: no clock, no I/O. Amortised O(log shares) an operation.
+Costs are estimates in tokens. `settle` replaces one by what was used, so over time shares are equal in tokens used,
+not in tokens guessed. The virtual time is the served share's tag without what it has in flight: had it counted
+guesses, a flood of overestimates would put a newcomer behind tokens that are given back later. With one slot and
+true costs this is the paper's. Pure: no clock, no I/O. Amortised O(log shares) an operation.
 
-Keys come and go (every connection is one), so a node holds no more than a few idle shares: those that owe most.
+Keys come and go (every connection is one), so a node holds no more than a few idle shares: those with something in
+flight, and those that owe most.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class Fifo(Generic[I]):
         if len(self._items) > 2 * self.live + _COMPACT_AT:
             self._items = deque(item for item in self._items if item.waiting)
 
-    def correct(self, keys: tuple[Hashable, ...], difference: float) -> None:
+    def settle(self, keys: tuple[Hashable, ...], charged: float, used: float) -> None:
         """A FIFO keeps no account."""
 
     def order(self) -> Iterator[I]:
@@ -64,12 +67,13 @@ class Fifo(Generic[I]):
 
 
 class _Share(Generic[I]):
-    __slots__ = ("child", "stamp", "start", "weight")
+    __slots__ = ("child", "in_flight", "stamp", "start", "weight")
 
     def __init__(self, child: FairNode[I] | Fifo[I], weight: float, start: float) -> None:
         self.child = child
         self.weight = weight
         self.start = start
+        self.in_flight = 0.0  # charged for items that were popped and are not settled
         self.stamp = 0  # the heap entry with this stamp is the valid one
 
 
@@ -106,10 +110,11 @@ class FairNode(Generic[I]):
             share = self._shares.get(key)
             if share is not None and share.stamp == stamp and share.child.live:
                 break
-        self.virtual_time = max(self.virtual_time, share.start)
+        self.virtual_time = max(self.virtual_time, share.start - share.in_flight / share.weight)
         item = share.child.pop()
         self.live -= 1
         share.start += item.cost / share.weight
+        share.in_flight += item.cost
         if share.child.live:
             self._enter(key, share)
         return item
@@ -118,16 +123,13 @@ class FairNode(Generic[I]):
         self._shares[keys[0]].child.drop(keys[1:])
         self.live -= 1
 
-    def correct(self, keys: tuple[Hashable, ...], difference: float) -> None:
-        """An item popped earlier under `keys` cost `difference` tokens more (or fewer) than was charged."""
-        share = self._shares.get(keys[0])
-        if share is None:
-            if difference <= 0:
-                return
-            share = self._open(keys[0])  # closed while the item ran: what it owes now counts all the same
-        share.start += difference / share.weight
-        share.child.correct(keys[1:], difference)
-        if share.child.live:
+    def settle(self, keys: tuple[Hashable, ...], charged: float, used: float) -> None:
+        """An item popped under `keys` is over: it was charged `charged` tokens and has used `used`."""
+        share = self._shares[keys[0]]  # never closed while something is in flight
+        share.in_flight -= charged
+        share.start += (used - charged) / share.weight
+        share.child.settle(keys[1:], charged, used)
+        if share.child.live and used != charged:
             self._enter(keys[0], share)
 
     def order(self) -> Iterator[I]:
@@ -161,7 +163,9 @@ class FairNode(Generic[I]):
 
     def _close_idle(self) -> None:
         """Close the accounts of idle shares, but for some that owe most: the rest have no advantage to lose."""
-        idle = {key: share.start for key, share in self._shares.items() if not share.child.live}
+        idle = {
+            key: share.start for key, share in self._shares.items() if not share.child.live and share.in_flight <= 0
+        }
         owing = sorted((key for key, start in idle.items() if start > self.virtual_time), key=idle.__getitem__)
         for key in idle.keys() - owing[-_COMPACT_AT // 2 :]:
             del self._shares[key]

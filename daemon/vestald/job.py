@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from vestal.messages import QueueEntry
 from vestal.values import Priority
-from vestald.admission import Ticket, TicketState
 from vestald.peer import Peer
+from vestald.ticket import Ticket, TicketState
 
 __all__ = ["Ended", "Job", "Jobs"]
 
@@ -44,6 +44,7 @@ class Job:
         self.ticket: Ticket | None = None
         self.backend = ""
         self.output_tokens = 0
+        self.details: Mapping[str, Any] | None = None  # of the error it ended with
         self.ended: Ended | None = None
         self.task: asyncio.Task[None] | None = None
         self.interrupt: Callable[[Ended], None] | None = None  # sends the terminal frame; set once the task has begun

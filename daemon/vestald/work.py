@@ -16,27 +16,29 @@ from typing import Any, Protocol
 from vestal import messages as m
 from vestal.backend import (
     EmbedRequest,
+    EmbedResult,
     EndEvent,
     GenerateRequest,
     GenerateRequestV2,
     TextEvent,
     check_supported,
 )
-from vestal.errors import DeadlineExceeded, InternalError, InvalidRequest, WireError
+from vestal.errors import DeadlineExceeded, InternalError, InvalidRequest, SlowConsumer, WireError
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal.values import GenerateOptions, Usage
-from vestald.admission import Ticket
 from vestald.answer import Answer, Terminal, internal_error
+from vestald.deadlines import Deadlines
 from vestald.dispatcher import Dispatcher
+from vestald.estimate import Spent
 from vestald.job import Job
 from vestald.router import choose_embedder, choose_generator
 from vestald.session import Session
 from vestald.supervisor import Unit
+from vestald.ticket import Ticket
 
 __all__ = ["Embedding", "Generation", "Services"]
 
 _CHARS_PER_TOKEN = 4  # a guess for the estimate on entry; the true cost corrects it
-_OUTPUT_GUESS = 256  # tokens, where the client names no max_tokens
 _FRAME_MARGIN = 64 * 1024  # bytes of an `embeddings` frame that are not vectors
 
 
@@ -45,6 +47,7 @@ class Services(Protocol):
 
     generating: Dispatcher
     embedding: Dispatcher
+    deadlines: Deadlines
 
     def candidates(self) -> list[Unit]: ...
     def refuse_new_work(self) -> None: ...
@@ -55,24 +58,27 @@ class _Work(ABC):
     """What both kinds share: every way to end leads through `terminal`."""
 
     terminal: Terminal
+    asked_ms: int | None  # its own timeout_ms
 
     def __init__(self, session: Session, job: Job, services: Services) -> None:
         self.session = session
         self.job = job
         self.services = services
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
 
     @abstractmethod
-    async def _serve(self) -> None:
-        """Do the work and send the terminal frame, or raise."""
+    async def _serve(self, whole: float | None) -> None:
+        """Do the work and send the terminal frame, or raise; `whole` is the seconds it may take."""
 
     async def run(self) -> None:
         """Run to the terminal frame; raises only what is a bug in the daemon."""
         self.job.interrupt = self.terminal.interrupted
         try:
             if self.job.ended is None:
-                await self._serve()
+                await self._serve(self._set_deadline())
         except asyncio.CancelledError as fault:
-            if self.job.ended is None:
+            if self.job.ended is None and not self._late:
                 if _is_cancelled():
                     raise
                 self.terminal.fail(internal_error(self.job.backend, fault))  # the backend's own, not ours
@@ -80,19 +86,47 @@ class _Work(ABC):
             self.terminal.fail(error)
         except Exception as fault:  # a backend may raise anything; its request pays with `internal`, nobody else
             self.terminal.fail(internal_error(self.job.backend, fault))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
         if self.job.ended is not None:
             self.terminal.interrupted(self.job.ended)
 
-    def _ticket(self, unit: Unit, cost: float, wait_ms: int | None = None) -> Ticket:
+    def _set_deadline(self) -> float | None:
+        whole = self.services.deadlines.whole(self.asked_ms)
+        if whole is not None:
+            left = self.job.accepted + whole - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left), self._out_of_time, whole)
+        return whole
+
+    def _out_of_time(self, whole: float) -> None:
+        """The terminal frame leaves now; the slot is free when the engine has let go."""
+        if self.terminal.sent or self.job.task is None:
+            return
+        self._late = True
+        whose = "timeout_ms" if self.asked_ms is not None else "admission.timeout, the default of timeout_ms,"
+        self.terminal.fail(
+            DeadlineExceeded(
+                f"not finished within {whose} = {round(1000 * whole)}; {self.job.output_tokens} tokens were made",
+                hint="allow a longer timeout_ms, or ask for less with max_tokens",
+                details={"timeout_ms": round(1000 * whole), "output_tokens": self.job.output_tokens},
+            )
+        )
+        self.job.task.cancel()
+
+    def _ticket(self, unit: Unit, prompt: float, output: float, wait: float | None, whole: float | None) -> Ticket:
         self.job.backend = unit.name
         self.job.ticket = Ticket(
             self.job.number,
             unit.name,
             self.session.peer.uid,
             self.session.session_id,
-            cost=cost,
+            cost=prompt + output,
+            output=output,
             priority=self.job.priority,
-            queue_deadline=None if wait_ms is None else self.job.accepted + wait_ms / 1000,
+            accepted=self.job.accepted,
+            queue_timeout=wait,
+            timeout=whole,
         )
         return self.job.ticket
 
@@ -104,30 +138,18 @@ class Generation(_Work):
         super().__init__(session, job, services)
         self.message = message
         self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream)
+        self.asked_ms = message.timeout_ms
 
-    async def _serve(self) -> None:
-        timeout_ms = self.message.timeout_ms
-        try:
-            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000) as scope:
-                await self._admit()
-        except TimeoutError:
-            if not scope.expired():  # it is the backend's
-                raise
-            raise DeadlineExceeded(
-                f"not finished within timeout_ms = {timeout_ms}; {self.job.output_tokens} tokens were made",
-                hint="allow a longer timeout_ms, or ask for less with max_tokens",
-                details={"timeout_ms": timeout_ms, "output_tokens": self.job.output_tokens},
-            ) from None
-
-    async def _admit(self) -> None:
+    async def _serve(self, whole: float | None) -> None:
         self.services.refuse_new_work()
         message, session = self.message, self.session
         unit = choose_generator(message.model, session.conn.version, self.services.candidates())
         request = _resolve(message, session.peer.uid)
         check_supported(request, unit.capabilities)
         self.terminal.model = model = unit.capabilities.model or unit.name
-        cost = _size(message) / _CHARS_PER_TOKEN + (message.max_tokens or _OUTPUT_GUESS)
-        ticket = self._ticket(unit, cost, message.queue_timeout_ms)
+        wait = self.services.deadlines.waiting(message.queue_timeout_ms)
+        output = self.services.generating.pace(unit.name).expected_output(message.max_tokens)
+        ticket = self._ticket(unit, _size(message) / _CHARS_PER_TOKEN, output, wait, whole)
         watch = self._queued if "queue_events" in session.conn.features else None
         async with self.services.generating.slot(ticket, watch):
             self.terminal.started = time.monotonic()
@@ -140,11 +162,17 @@ class Generation(_Work):
         stream: AsyncIterator[Any] = (
             backend.generate(request) if isinstance(request, GenerateRequest) else backend.generate_v2(request)
         )
+        own_end = False
         try:
-            self.terminal.finish(await self._pump(stream))
+            end = await self._pump(stream)
+            own_end = end.stop_reason != "length"
+            self.terminal.finish(end)
+        except SlowConsumer as error:  # told now: the stream may take its time to close
+            self.terminal.fail(error)
+            raise
         finally:
-            used = self.terminal.usage()
-            ticket.used = float(used.input_tokens - used.cached_tokens + used.output_tokens)
+            ticket.spent = self._spent(self.terminal.usage(), own_end)
+            ticket.used = ticket.spent.read + ticket.spent.made
             if (aclose := getattr(stream, "aclose", None)) is not None:
                 await aclose()
 
@@ -162,6 +190,16 @@ class Generation(_Work):
             hint="this is a fault in the adapter",
         )
 
+    def _spent(self, used: Usage, own_end: bool) -> Spent:
+        times = self.terminal.timings()
+        return Spent(
+            read=float(used.input_tokens - used.cached_tokens),
+            reading=max(0.0, times.first_token_ms - times.queue_ms) / 1000,
+            made=float(used.output_tokens),
+            making=times.decode_ms / 1000,
+            own_end=own_end,
+        )
+
     def _queued(self, position: int, depth: int, eta_ms: int | None) -> None:
         if self.session.alive and not self.terminal.sent:
             self.session.send(m.Queued(id=self.message.id, position=position, depth=depth, eta_ms=eta_ms))
@@ -174,37 +212,45 @@ class Embedding(_Work):
         super().__init__(session, job, services)
         self.message = message
         self.terminal = Terminal(session, job, services.ended)
+        self.asked_ms = None
 
-    async def _serve(self) -> None:
+    async def _serve(self, whole: float | None) -> None:
         self.services.refuse_new_work()
         message = self.message
         unit = choose_embedder(message.model, self.services.candidates())
         self.terminal.model = model = unit.capabilities.model or unit.name
-        self._check_size(unit.capabilities.embedding_dimensions or 0)
+        size = self._check_size(unit.capabilities.embedding_dimensions or 0)
         cost = sum(map(len, message.input)) / _CHARS_PER_TOKEN
         request = EmbedRequest(
             input=message.input, dimensions=message.dimensions, task=message.task, normalize=message.normalize
         )
-        async with self.services.embedding.slot(self._ticket(unit, cost)) as ticket:
-            self.terminal.started = time.monotonic()
-            result = await unit.backend.embed(request)
-            ticket.used = float(result.input_tokens)
-        if self.session.congested:  # vectors are many times what was asked with: they are no exception
-            await self.session.room()
+        wait = self.services.deadlines.waiting(None)
+        async with self.session.outbox.place(size):  # vectors are many times what was asked with
+            async with self.services.embedding.slot(self._ticket(unit, cost, 0.0, wait, whole)) as ticket:
+                self.terminal.started = began = time.monotonic()
+                result = await unit.backend.embed(request)
+                ticket.used = float(result.input_tokens)
+                ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
+            if self.session.congested:
+                await self.session.room()
+            self._answer(result, unit.name, model)
+
+    def _answer(self, result: EmbedResult, backend: str, model: str) -> None:
         usage = Usage(input_tokens=result.input_tokens)
         frame = m.Embeddings(
-            id=message.id,
+            id=self.message.id,
             count=result.count,
             dimensions=result.dimensions,
             dtype="f32le",
             data=result.data,
             usage=usage,
             model=model,
-            backend=unit.name,
+            backend=backend,
         )
         self.terminal.end(frame, "end", usage)
 
-    def _check_size(self, dimensions: int) -> None:
+    def _check_size(self, dimensions: int) -> int:
+        """Bytes of the vectors. Raises `InvalidRequest` if they do not fit one frame."""
         row = 4 * (self.message.dimensions or dimensions)
         most = (MAX_FRAME_LIMIT - _FRAME_MARGIN) // row if row else len(self.message.input)
         if len(self.message.input) > most:
@@ -213,6 +259,7 @@ class Embedding(_Work):
                 hint=f"ask for at most {most} texts a request",
                 details={"field": "input", "count": len(self.message.input), "limit": most},
             )
+        return row * len(self.message.input)
 
 
 def _is_cancelled() -> bool:

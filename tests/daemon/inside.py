@@ -37,7 +37,7 @@ from vestal.connection import ClientConnection, SocketKind
 from vestal.values import Capabilities, Message, MessageV2, TextBlock, Usage
 from vestald import house
 from vestald.app import App
-from vestald.config import AdmissionConfig, Config, DaemonConfig, Duration
+from vestald.config import AdmissionConfig, AuditConfig, Config, DaemonConfig, Duration
 
 __all__ = ["END", "Caller", "Scripted", "daemon", "scripted_backends"]
 
@@ -213,6 +213,7 @@ async def daemon(
     config = Config(
         daemon=DaemonConfig(runtime_dir=str(directory), drain_deadline=Duration(drain_deadline)),
         admission=AdmissionConfig(**admission),
+        audit=AuditConfig(enabled=False),
     )
     with scripted_backends(*backends):
         app = App(config)

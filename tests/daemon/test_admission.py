@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vestal.errors import BackendUnavailable, QueueFull
+from vestal.errors import BackendUnavailable, QueueFull, QueueTimeout
 from vestal.values import Priority
-from vestald.admission import AGEING, Scheduler, Ticket, TicketState
+from vestald.admission import Scheduler
 from vestald.fairness import FairNode, Fifo
+from vestald.lane import AGEING
+from vestald.ticket import Ticket, TicketState
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 
@@ -40,8 +42,16 @@ class World:
         wait: float | None = None,
     ) -> Ticket:
         self.numbers += 1
-        deadline = None if wait is None else self.now + wait
-        ticket = Ticket(self.numbers, lane, uid, connection, cost=cost, priority=priority, queue_deadline=deadline)
+        ticket = Ticket(
+            self.numbers,
+            lane,
+            uid,
+            connection,
+            cost=cost,
+            priority=priority,
+            accepted=self.now,
+            queue_timeout=wait,
+        )
         self.scheduler.submit(ticket, self.now)
         self.tickets.append(ticket)
         self.live.append(ticket)
@@ -51,7 +61,7 @@ class World:
     def advance(self) -> None:
         started, late = self.scheduler.advance(self.now)
         self.started += started
-        self.ended.update(ticket.number for ticket in late)
+        self.ended.update(ticket.number for ticket, _ in late)
         self.check()
 
     def end(self, ticket: Ticket, used: float | None = None) -> None:
@@ -73,12 +83,12 @@ class World:
             assert lane.waiting == sum(t.lane == name for t in waiting)
             if lane.open and lane.waiting:
                 assert len(lane.running) >= lane.slots, "work waits beside an idle slot"
-        assert sorted(t.number for t, _, _ in s.positions()) == sorted(t.number for t in waiting)
+        assert sorted(t.number for t, _, _ in s.positions(self.now)) == sorted(t.number for t in waiting)
 
 
 def world(*, depth: int = 64, per_caller: int = 64, slots: int = 1) -> World:
     scheduler = Scheduler(queue_depth=depth, per_caller=per_caller)
-    scheduler.add_lane("a", slots)
+    scheduler.open_lane("a", slots)
     return World(scheduler)
 
 
@@ -86,7 +96,7 @@ def world(*, depth: int = 64, per_caller: int = 64, slots: int = 1) -> World:
 @given(seed=st.integers(0, 2**32), slots=st.integers(1, 4), depth=st.integers(1, 20))
 def test_no_history_breaks_an_invariant(seed: int, slots: int, depth: int) -> None:
     random, w = Random(seed), world(depth=depth, per_caller=max(1, depth // 2), slots=slots)
-    w.scheduler.add_lane("b", 2)
+    w.scheduler.open_lane("b", 2)
     for _ in range(120):
         w.now += random.expovariate(1.0)
         act = random.random()
@@ -100,6 +110,8 @@ def test_no_history_breaks_an_invariant(seed: int, slots: int, depth: int) -> No
                     priority=random.choice(PRIORITIES),
                     wait=random.choice([None, 0.5, 3.0]),
                 )
+            except QueueTimeout as late:
+                assert late.details["eta_ms"] > late.details["limit_ms"]
             except QueueFull as full:
                 assert full.details["depth"] >= full.details["limit"]
                 assert full.retry_after_ms is not None
@@ -197,8 +209,7 @@ def test_the_deadlines_of_requests_that_have_ended_do_not_pile_up_behind_one_tha
 def test_a_lane_that_was_given_up_refuses_and_says_why() -> None:
     w = world()
     running = w.submit()
-    w.scheduler.lanes["a"].open = False
-    w.scheduler.lanes["a"].given_up = "its worker died six times"
+    w.scheduler.fail_lane("a", "its worker died six times")
     with pytest.raises(BackendUnavailable, match="its worker died six times") as refused:
         w.submit()
     assert refused.value.retryable
@@ -254,7 +265,7 @@ def test_a_queued_request_past_its_deadline_is_never_dispatched() -> None:
 
 def test_what_waits_for_a_shut_lane_waits_on_and_other_lanes_do_not_notice() -> None:
     w = world()
-    w.scheduler.add_lane("b", 1)
+    w.scheduler.open_lane("b", 1)
     w.scheduler.lanes["a"].open = False
     stuck, free = w.submit(lane="a"), w.submit(lane="b")
     assert stuck not in w.started
@@ -296,7 +307,7 @@ def test_positions_tell_the_order_in_which_tickets_start() -> None:
     w.submit()
     for uid in (1, 1, 2, 3, 2, 1):
         w.submit(uid=uid, cost=10.0 * uid)
-    promised = [ticket for ticket, _, _ in w.scheduler.positions()]
+    promised = [ticket for ticket, _, _ in w.scheduler.positions(w.now)]
     while w.scheduler.running:
         w.end(next(iter(w.scheduler.lanes["a"].running)))
     assert w.started[1:] == promised

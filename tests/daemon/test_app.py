@@ -12,7 +12,7 @@ import pytest
 from tests.daemon.inside import END, Scripted, daemon, scripted_backends
 from vestal.errors import VestalError
 from vestald.app import App
-from vestald.config import Config, DaemonConfig, Duration
+from vestald.config import AuditConfig, Config, DaemonConfig, Duration
 from vestald.failures import AlreadyRunning, BackendAbandoned, BackendFailed, BadConfiguration
 from vestald.sockets import RuntimeDir
 
@@ -21,7 +21,8 @@ class Life:
     """An `App` in `directory`, run to its end."""
 
     def __init__(self, directory: Path, *backends: Scripted, drain_deadline: float = 1.0) -> None:
-        config = Config(daemon=DaemonConfig(str(directory), Duration(drain_deadline), Duration(5)))
+        daemon = DaemonConfig(str(directory), Duration(drain_deadline), Duration(5))
+        config = Config(daemon=daemon, audit=AuditConfig(enabled=False))
         with scripted_backends(*backends):
             self.app = App(config)
         self.states: list[str] = []

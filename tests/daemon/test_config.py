@@ -9,13 +9,23 @@ import msgspec
 import pytest
 
 from vestal.framing import MAX_FRAME_LIMIT
-from vestald.config import AdmissionConfig, BackendTable, Config, DaemonConfig, SocketsConfig, load
+from vestald.config import (
+    AccessConfig,
+    AdmissionConfig,
+    AuditConfig,
+    BackendTable,
+    Config,
+    DaemonConfig,
+    SocketsConfig,
+    load,
+)
 from vestald.failures import BadConfiguration
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "daemon": DaemonConfig,
     "sockets": SocketsConfig,
     "admission": AdmissionConfig,
+    "audit": AuditConfig,
 }
 KEYS = [(section, field.name) for section, cls in SECTIONS.items() for field in msgspec.structs.fields(cls)]
 
@@ -70,11 +80,27 @@ mode = "0600"
 group = "users"
 max_frame = 65536
 handshake_timeout = "250ms"
+connections_per_uid = 9
+infer = { allow_groups = ["users", 7] }
+embed = { deny_users = [0] }
 [admission]
 queue_depth = 1
 per_caller = 2
 requests_per_connection = 3
 write_timeout = 4
+queue_timeout = "20s"
+max_queue_timeout = "1m"
+timeout = "2m"
+max_timeout = "1h"
+unavailable_timeout = "30s"
+tokens_per_minute = 1000
+quotas = { "7" = 0 }
+weights = { "7" = 2 }
+[audit]
+enabled = false
+directory = "/var/log/v"
+max_bytes = 100000
+files = 1
 [[backend]]
 name = "a"
 adapter = "echo"
@@ -93,17 +119,30 @@ def test_every_key_is_read(parse: Any) -> None:
     assert (config.sockets.max_frame, float(config.sockets.handshake_timeout)) == (65536, 0.25)
     assert (config.admission.queue_depth, config.admission.per_caller) == (1, 2)
     assert (config.admission.requests_per_connection, float(config.admission.write_timeout)) == (3, 4.0)
+    assert (config.admission.queue_timeout, config.admission.max_queue_timeout) == (20.0, 60.0)
+    assert (config.admission.timeout, config.admission.max_timeout) == (120.0, 3600.0)
+    assert (config.admission.unavailable_timeout, config.admission.tokens_per_minute) == (30.0, 1000)
+    assert (config.admission.quotas, config.admission.weights) == ({"7": 0}, {"7": 2.0})
+    assert config.sockets.connections_per_uid == 9
+    assert config.sockets.infer == AccessConfig(allow_groups=["users", 7])
+    assert config.sockets.embed == AccessConfig(deny_users=[0])
+    assert config.audit == AuditConfig(enabled=False, directory="/var/log/v", max_bytes=100_000, files=1)
+    assert str(config.audit_dir()) == "/var/log/v"
     assert config.backends == (BackendTable("a", "echo", {"slots": 2}), BackendTable("b.c_d-9", "other", {}))
     assert all(f"{key} =" in WHOLE for _, key in KEYS), "a new key: add it above"
 
 
 WRONG = ("[]", "{}", "true", '"nonsense"', "-1", "1979-05-27")
-ANY_TEXT = ("runtime_dir", "group")
+LEGAL = {
+    '"nonsense"': ("runtime_dir", "group", "directory"),
+    "{}": ("quotas", "weights", "infer", "embed"),
+    "true": ("enabled",),
+}
 
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [(*where, value) for where in KEYS for value in WRONG if not (value == '"nonsense"' and where[1] in ANY_TEXT)],
+    [(*where, value) for where in KEYS for value in WRONG if where[1] not in LEGAL.get(value, ())],
 )
 def test_a_value_that_is_none_of_a_keys_names_the_key(refuse: Any, section: str, key: str, value: str) -> None:
     assert f"{section}.{key}: " in refuse(f"[{section}]\n{key} = {value}\n")
@@ -122,7 +161,7 @@ def test_a_misspelt_section_is_refused_with_the_nearest(refuse: Any, section: st
 
 def test_a_key_that_resembles_none_is_refused_with_all_there_are(refuse: Any) -> None:
     assert "known keys: runtime_dir, drain_deadline, ready_timeout" in refuse("[daemon]\nxyzzy = 1\n")
-    assert "known keys: daemon, sockets, admission, backend" in refuse("xyzzy = 1\n")
+    assert "known keys: daemon, sockets, admission, audit, backend" in refuse("xyzzy = 1\n")
 
 
 @pytest.mark.parametrize("value", ['"10"', '"ten seconds"', '"-5s"', "-0.5", "inf", "nan", '"1 h"', '"366d"', "false"])

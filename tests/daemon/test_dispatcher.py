@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from vestal.errors import BackendUnavailable, QueueFull, QueueTimeout
-from vestald.admission import Scheduler, Ticket, TicketState
+from vestald import dispatcher
+from vestald.admission import Scheduler
 from vestald.dispatcher import Dispatcher
+from vestald.ticket import Ticket, TicketState
 
 
 class Stage:
@@ -20,6 +25,7 @@ class Stage:
         self.dispatcher.open_lane("a", slots)
         self.running: list[int] = []
         self.told: dict[int, list[tuple[int, int]]] = {}
+        self.noted = asyncio.Event()
         self._numbers = 0
         self._holders: list[asyncio.Task[None]] = []  # the loop holds tasks weakly
 
@@ -27,8 +33,7 @@ class Stage:
         """A task that takes a slot and holds it until the event; `running` lists who holds one."""
         self._numbers += 1
         number, release = self._numbers, asyncio.Event()
-        deadline = None if wait is None else self.dispatcher._now() + wait
-        ticket = Ticket(number, "a", uid=1, connection=1, queue_deadline=deadline)
+        ticket = Ticket(number, "a", uid=1, connection=1, accepted=self.dispatcher._now(), queue_timeout=wait)
         watcher = (lambda position, depth, _eta: self._note(number, position, depth)) if watch else None
 
         async def hold() -> None:
@@ -46,6 +51,7 @@ class Stage:
 
     def _note(self, number: int, position: int, depth: int) -> None:
         self.told.setdefault(number, []).append((position, depth))
+        self.noted.set()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -261,6 +267,91 @@ def test_a_lane_that_is_not_there_can_be_shut_and_failed_and_takes_nothing() -> 
         with pytest.raises(BackendUnavailable):
             async with dispatcher.slot(Ticket(1, "b", uid=1, connection=1)):
                 pass
+
+    play(scene)
+
+
+def test_a_lane_that_stays_away_too_long_lets_its_queue_go_and_no_other() -> None:
+    async def scene() -> None:
+        stage = Stage()
+        stage.dispatcher.scheduler.unavailable_timeout = 0.03
+        stage.dispatcher.open_lane("b", 1)
+        stage.dispatcher.shut_lane("a")
+        waiting, _ = stage.enter()
+        with pytest.raises(BackendUnavailable, match="away"):
+            await waiting
+        async with stage.dispatcher.slot(Ticket(99, "b", uid=1, connection=1)):
+            assert stage.counts == (1, 0)
+        stage.dispatcher.open_lane("a", 1)
+        stage.enter()
+        await settle()
+        assert stage.running == [2]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("step", [86_400.0, -86_400.0])
+def test_a_step_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    async def scene() -> None:
+        stage = Stage()
+        (_, release), (hurried, _), (patient, _) = stage.enter(), stage.enter(wait=0.05), stage.enter(wait=3600.0)
+        await settle()
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + step)
+        monkeypatch.setattr(time, "time_ns", lambda: round(1e9 * (wall() + step)))
+        await settle()
+        assert stage.counts == (1, 2)
+        with pytest.raises(QueueTimeout) as late:
+            await hurried
+        assert 50 <= late.value.details["waited_ms"] < 10_000
+        release.set()
+        await settle()
+        assert stage.running == [3]
+        patient.cancel()
+
+    play(scene)
+
+
+def test_no_decision_of_the_daemon_reads_the_wall_clock() -> None:
+    """What a log line or a file says of when is no decision: those modules are named."""
+    written = ("audit", "log", "event")
+    wall = re.compile(r"\btime\.(time|time_ns|localtime|gmtime)\(|\bdatetime\b|CLOCK_REALTIME")
+    sources = Path(dispatcher.__file__).parent.glob("**/*.py")
+    found = {path.name for path in sources if wall.search(path.read_text(encoding="utf-8"))}
+    assert [name for name in sorted(found) if not name.startswith(written)] == []
+
+
+def test_what_was_foretold_first_is_kept_to_be_compared_with_what_came() -> None:
+    async def scene() -> None:
+        stage = Stage()
+        stage.dispatcher.pace("a").learn(2.0, None)
+        before = stage.dispatcher._now()
+        stage.enter(watch=True)
+        stage.enter(watch=True)
+        await settle()
+        first, second = stage.dispatcher._futures
+        assert first.promised is None  # it never waited
+        assert second.promised is not None
+        assert 1.0 < second.promised - before < 3.0
+
+    play(scene)
+
+
+def test_a_long_queue_is_told_its_changes_together() -> None:
+    async def scene() -> None:
+        stage = Stage(queue_depth=1000)
+        stage.dispatcher.scheduler.per_caller = 1000
+        holders = [stage.enter(watch=True) for _ in range(501)]
+        while len(stage.told) < 500:
+            await asyncio.sleep(0)
+        for index in range(10):
+            holders[index][1].set()
+            await settle()
+        passes = {len(told) for number, told in stage.told.items() if number > 20}
+        assert max(passes) < 10  # ten changes, told in fewer passes
+        while stage.told[501][-1][0] != 490:
+            stage.noted.clear()
+            await stage.noted.wait()
 
     play(scene)
 

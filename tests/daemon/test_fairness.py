@@ -43,7 +43,7 @@ COSTS = st.sampled_from([1.0, 3.0, 50.0, 1000.0])
 
 
 class Histories(RuleBasedStateMachine):
-    """Any history of pushes, pops, drops and corrections against a plain list of what should be in there."""
+    """Any history of pushes, pops, drops and settlements against a plain list of what should be in there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,10 +82,10 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.popped)
     @rule(used=COSTS, data=st.data())
-    def correct(self, used: float, data: st.DataObject) -> None:
+    def settle(self, used: float, data: st.DataObject) -> None:
         thing = data.draw(st.sampled_from(self.popped))
         self.popped.remove(thing)
-        self.node.correct(thing.keys, used - thing.cost)
+        self.node.settle(thing.keys, thing.cost, used)
 
     @invariant()
     def nothing_is_lost_or_made_up(self) -> None:
@@ -152,6 +152,7 @@ def test_who_was_idle_has_saved_nothing_up() -> None:
         node.push(Thing(number, (1, 0)), (1, 0))
     for _ in range(50):
         node.pop().waiting = False
+        node.settle((1, 0), 1.0, 1.0)
     for number in range(100):
         node.push(Thing(number, (2, 0)), (2, 0))
     order: deque[int] = deque()
@@ -169,13 +170,28 @@ def test_an_estimate_that_was_too_low_is_paid_back() -> None:
             node.push(Thing(number, (uid, 0), 1.0), (uid, 0))
     first = node.pop()
     first.waiting = False
-    node.correct(first.keys, 10.0)  # it cost 11
+    node.settle(first.keys, 1.0, 11.0)
     order = []
     for _ in range(11):
         thing = node.pop()
         thing.waiting = False
         order.append(thing.keys[0])
     assert order.count(first.keys[0]) == 0
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_guesses_that_were_far_too_high_put_no_newcomer_behind_them(slots: int) -> None:
+    """A flood asks for a million tokens each time and uses one; who comes while some run goes next, and not after
+    the tokens that are given back when they end."""
+    node = tree()
+    for number in range(1000):
+        node.push(Thing(number, (1, 0), 1e6), (1, 0))
+    for _ in range(slots):
+        node.pop().waiting = False
+    node.push(Thing(0, (2, 0)), (2, 0))
+    for _ in range(slots):
+        node.settle((1, 0), 1e6, 1.0)
+    assert node.pop().keys[0] == 2
 
 
 @pytest.mark.parametrize("connections", [1, 5000])
@@ -201,7 +217,7 @@ def test_those_who_were_served_and_left_are_forgotten_while_others_keep_the_tree
         node.push(Thing(number, keys), keys)
         thing = node.pop()
         thing.waiting = False
-        node.correct(thing.keys, 0.0)
+        node.settle(thing.keys, 1.0, 1.0)
     assert node.live == 1
     assert footprint(node) < 200
 
@@ -217,7 +233,8 @@ def test_a_debt_outlives_an_idle_moment() -> None:
         thing.waiting = False
         if thing.keys[0] == 1:
             break
-    node.correct((1, 0), 30.0)
+        node.settle(thing.keys, 1.0, 1.0)
+    node.settle((1, 0), 1.0, 31.0)
     for number in range(100):
         node.push(Thing(number, (1, 0), 1.0), (1, 0))
     nexts = [node.pop().keys[0] for _ in range(25)]

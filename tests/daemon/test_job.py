@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from vestald.admission import Ticket, TicketState
 from vestald.job import Ended, Job, Jobs
 from vestald.peer import Peer
+from vestald.ticket import Ticket, TicketState
 
 
 class Owner:
