@@ -82,7 +82,8 @@ class Daemon:
         # The directory's path is short on purpose: that of a Unix socket may have 107 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="vestal-demo-", dir="/tmp"))
         config = self.directory / "vestald.toml"
-        config.write_text(f'[daemon]\nruntime_dir = "{self.directory}"\n{backends}')
+        audit = f'[audit]\ndirectory = "{self.directory}/audit"\n'
+        config.write_text(f'[daemon]\nruntime_dir = "{self.directory}"\n{audit}{backends}')
         with (self.directory / "stderr").open("wb") as log:
             # In a session of its own, so that Ctrl-C reaches this program only, which then stops the daemon.
             command = [sys.executable, "-m", "vestald", "--config", str(config)]

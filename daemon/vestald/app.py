@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Iterable
+from typing import Any
 
 from vestal.connection import SocketKind
 from vestald.admin import AdminSession
+from vestald.audit import AuditLog
+from vestald.audit_journal import Journal
 from vestald.config import Config
 from vestald.failures import BackendAbandoned, BackendFailed
-from vestald.house import House
+from vestald.house import SERVER, House
 from vestald.infer import EmbedSession, InferSession
 from vestald.job import Ended
 from vestald.listener import Listener
@@ -24,7 +28,8 @@ from vestald.sockets import RuntimeDir, refuse_foreign
 __all__ = ["App"]
 
 _ADMIN_MODE = 0o600
-_GRACE = 0.25  # seconds for each last step once the deadline has passed: frames, backends, connections
+_GRACE = 0.2  # seconds for each last step once the deadline has passed: frames, backends, connections
+_LAST_LINES = 2.0  # seconds the disk has for what the audit log has not written yet
 _SESSIONS: dict[SocketKind, type[Session]] = {
     "infer": InferSession,
     "embed": EmbedSession,
@@ -42,20 +47,30 @@ class App:
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
         self._deadline = float(config.daemon.drain_deadline)
+        self._ends: float | None = None  # the moment on the loop's clock that the deadline is over
         self.house = House(config, self.request_stop)
 
     async def run(self) -> None:
         """From nothing to stopped."""
         directory = RuntimeDir.open(self._runtime_dir, self._config.sockets.group)
         try:
+            self._open_audit()
             self._hear_signals()
             for kind in ("infer", "embed"):
                 self._remove_stale(kind)
+            house = self.house
+            house.events.emit(
+                "limits",
+                descriptors=house.descriptors,
+                connections=house.places.in_all,
+                connections_per_uid=house.places.per_uid,
+            )
             await self._listen("admin")
             await self._live()
         finally:
             for listener in self._listeners.values():
                 listener.close()
+            await self.house.audit.aclose(_LAST_LINES)
             directory.close()
 
     def request_stop(self, deadline: float | None, why: str) -> None:
@@ -66,6 +81,7 @@ class App:
             return
         if deadline is not None:
             self._deadline = deadline
+        self._ends = asyncio.get_running_loop().time() + self._deadline
         if self.house.machine.may("stopping"):
             self.house.machine.to("stopping")
         self._stop.set()
@@ -89,6 +105,14 @@ class App:
                 hint="allow more with daemon.drain_deadline; if that does not help, it is a fault in the adapter",
             )
 
+    def _open_audit(self) -> None:
+        """Begin the audit log. Raises `BadConfiguration` or `AlreadyRunning`: nothing is done without it unasked."""
+        audit, place = self._config.audit, self._config.audit_dir()
+        if audit.enabled:
+            log = AuditLog(Journal.open(place, audit.max_bytes, audit.files))
+            source = str(self._config.source or "")
+            self.house.audit.begin(log, str(place), server=SERVER, runtime_dir=str(self._runtime_dir), config=source)
+
     # --- up ---------------------------------------------------------------------------------------------------
 
     def _hear_signals(self) -> None:
@@ -109,18 +133,15 @@ class App:
         self.house.machine.to("loading")
         loading = asyncio.ensure_future(self.house.supervisor.start_all(float(self._config.daemon.ready_timeout)))
         stopping = asyncio.ensure_future(self._stop.wait())
-        try:
-            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stop.is_set():
-                return False
-            loading.result()
-            return True
-        finally:
-            stopping.cancel()
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._stop.is_set():
             loading.cancel()
-            await asyncio.wait({loading, stopping}, timeout=self._deadline)
-            if loading.done() and not loading.cancelled():
-                loading.exception()  # seen above, or made moot by the stop
+            loading.add_done_callback(_seen)
+            await self._until_killed({loading}, max(self._remaining, _GRACE))
+            return False
+        loading.result()
+        return True
 
     async def _open_gate(self) -> None:
         can = [unit.capabilities for unit in self.house.supervisor.units]
@@ -145,29 +166,51 @@ class App:
 
     async def _shut_down(self) -> list[str]:
         """The stop sequence; the names of the backends that had to be abandoned."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self._deadline
+        if self._ends is None:
+            self._ends = asyncio.get_running_loop().time() + self._deadline
         for kind in ("infer", "embed"):
             if listener := self._listeners.pop(kind, None):
                 listener.close()
                 del self.house.sockets[kind]
         self.house.say_goaway("stopping", self._deadline)
-        await self._drain(ends)
+        await self._drain()
         await self._cut()
-        await self.house.aclose()
-        late = await self._stop_backends(max(0.0, ends - loop.time()))
-        await self._close_sessions(ends)
+        await self.house.aclose(self._patience / 2)
+        late = self._abandon({*await self._stop_backends(), *self.house.supervisor.stuck})
+        await self._close_sessions()
+        late |= self._abandon({job.backend for job in self.house.jobs.all()} - late)
         self.house.machine.to("stopped")
-        return late
+        return sorted(late)
 
-    async def _drain(self, ends: float) -> None:
+    def _abandon(self, backends: set[str]) -> set[str]:
+        """Say which backends are left behind: to subscribers too, as long as there are any."""
+        if backends:
+            self.house.events.emit("backends_abandoned", level="error", backends=sorted(backends))
+        return backends
+
+    @property
+    def _remaining(self) -> float:
+        """Seconds until the deadline; 0 once it is over."""
+        assert self._ends is not None
+        return max(0.0, self._ends - asyncio.get_running_loop().time())
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the next step of the stop: what is left, but a last step's worth in any case."""
+        return _GRACE if self._kill.is_set() else max(self._remaining, _GRACE)
+
+    async def _until_killed(self, what: Iterable[asyncio.Future[Any]], timeout: float | None = None) -> None:
+        """Wait for all of `what`, but no longer than `timeout` or until somebody asks to stop again."""
+        done, kill = asyncio.ensure_future(asyncio.wait(what)), asyncio.ensure_future(self._kill.wait())
+        await asyncio.wait({done, kill}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done.cancel()
+        kill.cancel()
+
+    async def _drain(self) -> None:
         """Let what is admitted and queued run until the deadline, or until somebody asks to stop again."""
         idle = asyncio.ensure_future(self.house.jobs.idle())
-        kill = asyncio.ensure_future(self._kill.wait())
-        timeout = max(0.0, ends - asyncio.get_running_loop().time())
-        await asyncio.wait({idle, kill}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await self._until_killed({idle}, self._remaining)
         idle.cancel()
-        kill.cancel()
 
     async def _cut(self) -> None:
         """End what still runs with `shutting_down`, and give the frames a moment to leave."""
@@ -177,29 +220,29 @@ class App:
         if jobs:
             self.house.events.emit("requests_cut", level="warning", count=len(jobs))
             tasks = [job.task for job in jobs if job.task is not None]
-            await asyncio.wait(tasks, timeout=_GRACE)
+            _, late = await asyncio.wait(tasks, timeout=_GRACE)
+            for task in late:  # a stream that does not close: a second cancel ends the wait for it
+                task.cancel()
 
-    async def _stop_backends(self, remaining: float) -> list[str]:
+    async def _stop_backends(self) -> list[str]:
         """Stop all backends; the names of those that would not. A second request to stop cuts the time short."""
-        timeout = _GRACE if self._kill.is_set() else max(remaining, _GRACE)
-        stopping = asyncio.ensure_future(self.house.supervisor.stop_all(timeout))
-        kill = asyncio.ensure_future(self._kill.wait())
-        await asyncio.wait({stopping, kill}, return_when=asyncio.FIRST_COMPLETED)
+        stopping = asyncio.ensure_future(self.house.supervisor.stop_all(self._patience))
+        await self._until_killed({stopping})
         if not stopping.done():
-            await asyncio.wait({stopping}, timeout=_GRACE)
-        kill.cancel()
-        late = stopping.result() if stopping.done() else [unit.name for unit in self.house.supervisor.units]
-        if late:
-            self.house.events.emit("backends_abandoned", level="error", backends=late)
-        return late
+            await asyncio.wait({stopping}, timeout=2.5 * _GRACE)  # begun after the kill, it takes 2.25
+        return stopping.result() if stopping.done() else self.house.supervisor.stuck
 
-    async def _close_sessions(self, ends: float) -> None:
+    async def _close_sessions(self) -> None:
         """Close all connections. What was answered may be read until the deadline, or until a second stop."""
-        patience = _GRACE if self._kill.is_set() else max(ends - asyncio.get_running_loop().time(), _GRACE)
-        closing = [asyncio.ensure_future(session.aclose(patience)) for session in self.house.sessions]
-        if not closing:
-            return
-        closed, kill = asyncio.ensure_future(asyncio.wait(closing)), asyncio.ensure_future(self._kill.wait())
-        await asyncio.wait({closed, kill}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*closing, closed, kill):
-            task.cancel()
+        patience = self._patience
+        closing = {asyncio.ensure_future(session.aclose(patience)) for session in self.house.sessions}
+        if closing:
+            await self._until_killed(closing, patience)
+            for task in closing:
+                task.cancel()
+
+
+def _seen(task: asyncio.Future[None]) -> None:
+    """A load that a stop has made moot: how it ended is nobody's business."""
+    if not task.cancelled():
+        task.exception()

@@ -17,13 +17,17 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from vestal.audit_files import default_audit_dir
 from vestal.durations import parse_duration
+from vestal.errors import ModelError
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal.paths import default_runtime_dir
 from vestald.failures import BadConfiguration
 
 __all__ = [
+    "AccessConfig",
     "AdmissionConfig",
+    "AuditConfig",
     "BackendTable",
     "Config",
     "DaemonConfig",
@@ -42,6 +46,8 @@ class Mode(int):
 
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Tokens = Annotated[int, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0.001, le=1000)]
 
 
 class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +56,22 @@ class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
     runtime_dir: Annotated[str, Meta(description="directory of the sockets")] | None = None
     drain_deadline: Annotated[Duration, Meta(description="how long a stop lets admitted work run")] = Duration(10)
     ready_timeout: Annotated[Duration, Meta(description="how long all backends together may load")] = Duration(300)
+    idle_exit: (
+        Annotated[Duration, Meta(description="leave after so long without a connection; default: never")] | None
+    ) = None
+
+
+Who = list[str | int]
+"""Names or numbers; a text of digits is a name."""
+
+
+class AccessConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sockets.infer]` and `[sockets.embed]`: who may use that socket, of those whom its mode lets in."""
+
+    allow_users: Annotated[Who, Meta(description="with this or allow_groups, only who is on one of them")] = []
+    deny_users: Annotated[Who, Meta(description="users that are kept out, whatever else allows them")] = []
+    allow_groups: Annotated[Who, Meta(description="groups whose members may come in")] = []
+    deny_groups: Annotated[Who, Meta(description="groups whose members are kept out")] = []
 
 
 class SocketsConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +83,9 @@ class SocketsConfig(Struct, frozen=True, forbid_unknown_fields=True):
         MAX_FRAME_LIMIT
     )
     handshake_timeout: Annotated[Duration, Meta(description="how long a connection may say nothing")] = Duration(5)
+    connections_per_uid: Annotated[Count, Meta(description="connections of one uid, infer and embed together")] = 256
+    infer: AccessConfig = AccessConfig()
+    embed: AccessConfig = AccessConfig()
 
 
 class AdmissionConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +95,27 @@ class AdmissionConfig(Struct, frozen=True, forbid_unknown_fields=True):
     per_caller: Annotated[Count, Meta(description="requests waiting per uid")] = 16
     requests_per_connection: Annotated[Count, Meta(description="requests in flight per connection")] = 64
     write_timeout: Annotated[Duration, Meta(description="how long a client may leave its answer unread")] = Duration(30)
+    queue_timeout: (
+        Annotated[Duration, Meta(description="how long one may wait that asks for no queue_timeout_ms")] | None
+    ) = None
+    max_queue_timeout: Annotated[Duration, Meta(description="the longest queue_timeout_ms that is taken")] | None = None
+    timeout: Annotated[Duration, Meta(description="how long one may take that asks for no timeout_ms")] | None = None
+    max_timeout: Annotated[Duration, Meta(description="the longest timeout_ms that is taken")] | None = None
+    unavailable_timeout: (
+        Annotated[Duration, Meta(description="how long requests wait for a backend that is away")] | None
+    ) = None
+    tokens_per_minute: Annotated[int, Meta(ge=0, description="tokens a uid may use in a minute; 0: any number")] = 0
+    quotas: Annotated[dict[str, Tokens], Meta(description="tokens_per_minute of single users and groups")] = {}
+    weights: Annotated[dict[str, Weight], Meta(description="shares of users and groups beside those of others, 1")] = {}
+
+
+class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[audit]`."""
+
+    enabled: Annotated[bool, Meta(description="whether there is an audit log")] = True
+    directory: Annotated[str, Meta(description="where it is")] | None = None
+    max_bytes: Annotated[int, Meta(ge=65_536, le=2**31 - 1, description="bytes of one file of it")] = 16 * 1024 * 1024
+    files: Annotated[int, Meta(ge=1, le=1000, description="files that are kept")] = 3
 
 
 class BackendTable(Struct, frozen=True):
@@ -86,6 +132,7 @@ class Config(Struct, frozen=True, kw_only=True):
     daemon: DaemonConfig = DaemonConfig()
     sockets: SocketsConfig = SocketsConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    audit: AuditConfig = AuditConfig()
     backends: tuple[BackendTable, ...] = ()
     source: Path | None = None
 
@@ -101,11 +148,20 @@ class Config(Struct, frozen=True, kw_only=True):
         except RuntimeError as exc:  # ~ of somebody who is not there
             raise BadConfiguration(f"daemon.runtime_dir: {self.daemon.runtime_dir}: {exc}") from None
 
+    def audit_dir(self) -> Path:
+        """The configured directory of the audit log, else the runtime directory's own under the data home."""
+        try:
+            configured = self.audit.directory
+            return Path(configured).expanduser().absolute() if configured else default_audit_dir(self.runtime_dir())
+        except (RuntimeError, ModelError) as exc:  # ~ of somebody who is not there
+            raise BadConfiguration(f"audit.directory: {exc}") from None
+
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     daemon: DaemonConfig = DaemonConfig()
     sockets: SocketsConfig = SocketsConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    audit: AuditConfig = AuditConfig()
     backend: list[dict[str, Any]] = []
 
 
@@ -148,10 +204,12 @@ def _parse(path: Path, table: dict[str, Any]) -> Config:
         raise BadConfiguration(f"{path}: {describe_fault(exc, _File)}") from exc
     backends = tuple(_backend(path, number, entry) for number, entry in enumerate(parsed.backend))
     _check_names(path, backends)
+    _check_ceilings(path, parsed.admission)
     return Config(
         daemon=parsed.daemon,
         sockets=parsed.sockets,
         admission=parsed.admission,
+        audit=parsed.audit,
         backends=backends,
         source=path,
     )
@@ -176,6 +234,16 @@ def _check_names(path: Path, backends: Iterable[BackendTable]) -> None:
         if backend.name in seen:
             raise BadConfiguration(f"{path}: two backends are named {backend.name!r}", hint="give each its own name")
         seen.add(backend.name)
+
+
+def _check_ceilings(path: Path, admission: AdmissionConfig) -> None:
+    for key in ("queue_timeout", "timeout"):
+        default, ceiling = getattr(admission, key), getattr(admission, f"max_{key}")
+        if default is not None and ceiling is not None and default > ceiling:
+            raise BadConfiguration(
+                f"{path}: admission.{key} is {default:g} s, and admission.max_{key} only {ceiling:g} s",
+                hint="a default is at most its ceiling",
+            )
 
 
 def _decode(kind: type, value: object) -> object:

@@ -40,6 +40,7 @@ class EventHub:
                 "%s %s",
                 kind,
                 " ".join(f"{key}={_shown(value)}" for key, value in facts.items()),
+                extra={"event": kind, "facts": facts},
             )
         for subscriber in tuple(self._subscribers):
             subscriber(self.seq, kind, facts)

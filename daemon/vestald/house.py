@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,21 +16,31 @@ from prometheus_client.core import GaugeMetricFamily
 
 from vestal import messages as m
 from vestal.connection import SocketKind
-from vestal.errors import InvalidRequest, ShuttingDown, WireError
+from vestal.errors import ERROR_CLASSES, InvalidRequest, ShuttingDown, WireError
 from vestal.negotiation import Offer
 from vestal.values import LifecycleState, Usage
 from vestald import __version__
+from vestald.access import require_operator, resolved
 from vestald.admission import Scheduler
-from vestald.config import Config
+from vestald.auditor import Auditor
+from vestald.callers import CallerTable
+from vestald.config import AdmissionConfig, Config
+from vestald.deadlines import Deadlines
+from vestald.descriptors import TURNED_AWAY, connections_for, raise_limit
 from vestald.dispatcher import Dispatcher
 from vestald.events import EventHub
 from vestald.failures import Failure
+from vestald.idleness import IdleExit
 from vestald.job import Job, Jobs
 from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Metrics
+from vestald.places import Places
+from vestald.quota import Quotas
 from vestald.registry import build_backends
 from vestald.session import Session
 from vestald.supervisor import Supervisor, Unit, health_of
+from vestald.surroundings import log_place, resident
+from vestald.ticket import Ticket
 
 __all__ = ["SERVER", "House", "StopRequest"]
 
@@ -52,13 +63,22 @@ class House:
         self.jobs = Jobs()
         self.metrics = Metrics(self._gauges)
         self.sessions: set[Session] = set()
+        self._turned_away: set[Session] = set()
         self.sockets: dict[str, Path] = {}
-        bounds = {"queue_depth": config.admission.queue_depth, "per_caller": config.admission.per_caller}
-        self.generating = Dispatcher(Scheduler(**bounds))
-        self.embedding = Dispatcher(Scheduler(**bounds))
+        self.deadlines = Deadlines.of(config.admission)
+        self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in _schedulers(config.admission))
         self.supervisor = Supervisor(build_backends(config), self.events, self._unit_changed)
+        self.descriptors = raise_limit()
+        in_all = connections_for(self.descriptors, len(self.supervisor.units))
+        self.places = Places(in_all, config.sockets.connections_per_uid)
+        rules = config.sockets
+        self.access = {"infer": resolved("infer", rules.infer), "embed": resolved("embed", rules.embed)}
+        self.audit = Auditor()
+        self.generating.decided = self.embedding.decided = self._decided
+        self.events.subscribe(self.audit.event)
         self._farewell: tuple[str, int] | None = None  # the goaway for those who come while it drains
         self._on_stop = on_stop
+        self._idle_exit = IdleExit(config.daemon.idle_exit, lambda why: on_stop(None, why))
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._now = time.monotonic
         self._since = self._now()
@@ -78,6 +98,8 @@ class House:
                 requests_per_connection=self.requests_per_connection,
                 queue_depth=self.config.admission.queue_depth,
                 per_caller=self.config.admission.per_caller,
+                connections_per_uid=self.places.per_uid,
+                connections=self.places.in_all,
             ),
             backends=[
                 m.BackendInfo(
@@ -87,20 +109,47 @@ class House:
             ],
         )
 
+    @property
+    def patient(self) -> bool:
+        """Whether there are descriptors to spare for one who is turned away."""
+        return len(self._turned_away) <= TURNED_AWAY
+
     def opened(self, session: Session) -> None:
+        """Take it in. Raises `NotAuthorized` if it may not come in, `QueueFull` if there is no place for it."""
+        self._turned_away.add(session)
+        if session.kind == "admin":
+            require_operator(session.peer, "connect")
+        else:
+            self.access[session.kind].check(session.peer)
+            self.places.enter(session.peer.uid)
+        self._turned_away.remove(session)
         self.sessions.add(session)
+        self._crowd_changed()
 
     def greeted(self, session: Session) -> None:
         """The handshake is done; who comes while the daemon drains is told at once."""
-        if self._farewell is not None and session.kind != "admin":
+        self.audit.greeted(session)
+        self._say_farewell(session)
+
+    def _say_farewell(self, session: Session) -> None:
+        if self._farewell is not None:
             session.goaway(*self._farewell)
 
     def closed(self, session: Session) -> None:
+        if session in self.sessions and session.kind != "admin":
+            self.places.leave(session.peer.uid, self._now())
+        self.audit.closed(session)
         self.sessions.discard(session)
+        self._turned_away.discard(session)
+        self._crowd_changed()
+
+    def _crowd_changed(self) -> None:
+        self._idle_exit.saw(len(self.sessions), ready=self.machine.state == "ready")
 
     def refused(self, session: Session, error: WireError) -> None:
         """A message was answered by an error that opened no request."""
         self.metrics.refusals.labels(code=error.code).inc()
+        self.audit.refused(session, error)
         peer = session.peer
         self.events.emit("refused", level="debug", socket=session.kind, uid=peer.uid, pid=peer.pid, code=error.code)
 
@@ -123,9 +172,17 @@ class House:
                 details={"state": self.machine.state},
             )
 
+    def _decided(self, ticket: Ticket) -> None:
+        if (job := self.jobs.get(ticket.number)) is not None:
+            waiting = self.generating.scheduler.waiting + self.embedding.scheduler.waiting
+            self.audit.decided(job, waiting)
+
     def ended(self, job: Job, outcome: str, usage: Usage) -> None:
         """Count a request's end."""
+        self.audit.ended(job, outcome, usage)
         backend = job.backend or "none"
+        if outcome in ERROR_CLASSES:
+            self._failed(job, outcome)
         self.metrics.requests.labels(backend=backend, outcome=outcome).inc()
         for kind, tokens in (
             ("input", usage.input_tokens),
@@ -134,7 +191,19 @@ class House:
         ):
             self.metrics.tokens.labels(backend=backend, kind=kind).inc(tokens)
         if job.ticket is not None and job.ticket.started:
-            self.metrics.queue_seconds.labels(backend=backend).observe(job.ticket.started - job.ticket.entered)
+            self.metrics.waited(backend, job.ticket)
+
+    def _failed(self, job: Job, code: str) -> None:
+        peer = job.owner.peer
+        self.events.emit(
+            "request_failed",
+            level="debug",
+            request=job.number,
+            backend=job.backend,
+            uid=peer.uid,
+            pid=peer.pid,
+            code=code,
+        )
 
     # --- for operators ----------------------------------------------------------------------------------------
 
@@ -153,10 +222,14 @@ class House:
             runtime_dir=str(self.config.runtime_dir()),
             sockets={kind: str(path) for kind, path in self.sockets.items()},
             connections=len(self.sessions),
+            connection_limit=self.places.in_all,
             backends=[await self._unit_status(unit) for unit in units],
             waiting=self.generating.scheduler.waiting,
             running=self.generating.scheduler.running,
             queue_depth=self.config.admission.queue_depth,
+            audit=self.audit.status(),
+            memory_bytes=resident(os.getpid()),
+            log=log_place(),
         )
 
     async def _unit_status(self, unit: Unit) -> m.BackendStatus:
@@ -176,14 +249,17 @@ class House:
             waiting=sum(lane.waiting for lane in lanes),
             restarts=health.restarts,
             pid=health.pid,
+            sandbox=list(health.sandbox),
+            unsandboxed=list(health.unsandboxed),
             capabilities=unit.capabilities if unit.state in ("ready", "unavailable") else None,
+            memory_bytes=resident(health.pid),
         )
 
     def queue(self, id: int) -> m.QueueReport:
         positions = {
             ticket.number: position
             for dispatcher in (self.generating, self.embedding)
-            for ticket, position, _eta in dispatcher.scheduler.positions()
+            for ticket, position, _eta in dispatcher.scheduler.positions(self._now())
         }
         now = self._now()
         return m.QueueReport(
@@ -230,22 +306,24 @@ class House:
             self._lost(unit, failure.message)
 
     def say_goaway(self, reason: str, deadline: float) -> None:
-        """One `goaway` to every infer and embed connection: now, or after its handshake."""
+        """One `goaway` to every connection: now, or after its handshake."""
         self._farewell = (reason, round(1000 * deadline))
         for session in self.sessions:
-            self.greeted(session)
+            self._say_farewell(session)
 
-    async def aclose(self) -> None:
-        """End what the house itself started. Idempotent."""
+    async def aclose(self, timeout: float) -> None:
+        """End what the house itself started, or leave it after `timeout` seconds. Idempotent."""
         restarts = tuple(self._restarts.values())
         for task in restarts:
             task.cancel()
-        await asyncio.gather(*restarts, return_exceptions=True)
+        if restarts:
+            await asyncio.wait(restarts, timeout=timeout)
 
     # --- changes ----------------------------------------------------------------------------------------------
 
     def _state_changed(self, before: LifecycleState, after: LifecycleState) -> None:
         self.events.emit("daemon_state", before=before, state=after)
+        self._crowd_changed()
 
     def _unit_changed(self, unit: Unit) -> None:
         """Open the backend's lanes while it is ready, and shut them while it is away."""
@@ -266,7 +344,11 @@ class House:
             dispatcher.fail_lane(unit.name, reason)
 
     def _gauges(self) -> Iterable[GaugeMetricFamily]:
+        if (audit := self.audit.status()) is not None:
+            yield _gauge("vestal_audit_line", "Number of the audit log's last line.", audit.seq)
+            yield _gauge("vestal_audit_dropped", "Lines that the audit log lost since the start.", audit.dropped)
         yield _gauge("vestal_connections", "Open connections.", len(self.sessions))
+        yield _gauge("vestal_python_blocks", "Blocks of memory in use in the interpreter.", sys.getallocatedblocks())
         for lane, dispatcher in (("generate", self.generating), ("embed", self.embedding)):
             scheduler = dispatcher.scheduler
             yield _gauge(f"vestal_{lane}_waiting", f"Requests waiting in the {lane} queue.", scheduler.waiting)
@@ -275,6 +357,23 @@ class House:
         for unit in self.supervisor.units:
             up.add_metric([unit.name], float(unit.state == "ready"))
         yield up
+
+
+def _schedulers(config: AdmissionConfig) -> tuple[Scheduler, Scheduler]:
+    """One for `generate` and one for `embed`, with one account of tokens. Raises `BadConfiguration`."""
+    weights = CallerTable("admission.weights", config.weights, 1.0)
+    quotas = Quotas(CallerTable("admission.quotas", config.quotas, config.tokens_per_minute))
+    generating, embedding = (
+        Scheduler(
+            queue_depth=config.queue_depth,
+            per_caller=config.per_caller,
+            weight_of=weights,
+            quotas=quotas,
+            unavailable_timeout=config.unavailable_timeout,
+        )
+        for _ in range(2)
+    )
+    return generating, embedding
 
 
 def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:

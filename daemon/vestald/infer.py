@@ -9,7 +9,7 @@ import time
 from vestal import messages as m
 from vestal.backend import CountRequest
 from vestal.codec import error_frame
-from vestal.errors import QueueFull, Unsupported, WireError
+from vestal.errors import Unsupported, WireError
 from vestald.answer import internal_error
 from vestald.job import Ended, Job, Jobs
 from vestald.router import choose_generator
@@ -57,6 +57,7 @@ class _RequestSession(Session):
         if self._by_id.get(job.id) is job:
             del self._by_id[job.id]
         self.host.jobs.forget(job)
+        job.interrupt = job.task = None  # both lead back to the job
 
     def _cancel(self, id: int) -> None:
         # One that has had its terminal frame may still be letting go of its engine: that is not disturbed.
@@ -68,11 +69,8 @@ class _RequestSession(Session):
         # In the order they came: those that stand behind this one in the same bytes are in `requests` already.
         if len(flying) <= limit or id in itertools.islice(flying, limit):
             return False
-        error = QueueFull(
-            f"{limit} requests are in flight on this connection, and that is the limit",
-            hint="wait for one to end, or raise admission.requests_per_connection",
-            details={"depth": limit, "limit": limit, "bound": "requests_per_connection"},
-        )
+        queue = self.host.embedding if self.kind == "embed" else self.host.generating
+        error = queue.scheduler.connection_full(limit)
         self.send(error_frame(error, id))
         self.host.refused(self, error)
         return True

@@ -8,10 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from vestald.ticket import Ticket
+
 __all__ = ["Metrics"]
 
 Gauges = Callable[[], Iterable[GaugeMetricFamily]]
 _WAITS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # seconds
+_ERRORS = (0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # seconds
 
 
 class Metrics:
@@ -40,6 +43,19 @@ class Metrics:
             "vestal_queue_seconds", "Time a request waited for its slot.", ("backend",), buckets=_WAITS,
             registry=self.registry,
         )  # fmt: skip
+
+        self.eta_error = Histogram(
+            "vestal_eta_error_seconds", "How far from the first start it was told a request started.",
+            ("backend", "direction"), buckets=_ERRORS, registry=self.registry,
+        )  # fmt: skip
+
+    def waited(self, backend: str, ticket: Ticket) -> None:
+        """Count how long a ticket waited, and how true what it was told about it was."""
+        self.queue_seconds.labels(backend=backend).observe(ticket.started - ticket.entered)
+        if ticket.promised is not None:
+            error = ticket.started - ticket.promised
+            direction = "later" if error > 0 else "earlier"
+            self.eta_error.labels(backend=backend, direction=direction).observe(abs(error))
 
     def text(self) -> str:
         """Prometheus text exposition format."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol, cast
 
 from vestal import messages as m
@@ -17,6 +18,7 @@ from vestal.connection import ServerConnection, SocketKind
 from vestal.errors import DeadlineExceeded, LocalProtocolError, SlowConsumer, WireError
 from vestal.negotiation import Offer
 from vestal.state import ConnectionState
+from vestald.outbox import Outbox
 from vestald.peer import Peer, peer_of
 
 __all__ = ["Host", "Session"]
@@ -38,8 +40,15 @@ class Host(Protocol):
     handshake_timeout: float
     write_timeout: float
 
+    @property
+    def patient(self) -> bool:
+        """Whether a connection that is turned away may stay until it has read why."""
+        ...
+
     def offer(self, kind: SocketKind, session: str) -> Offer: ...
-    def opened(self, session: Session) -> None: ...
+    def opened(self, session: Session) -> None:
+        """Raises the `WireError` that turns it away."""
+
     def greeted(self, session: Session) -> None: ...
     def closed(self, session: Session) -> None: ...
     def refused(self, session: Session, error: WireError) -> None: ...
@@ -54,14 +63,17 @@ class Session(asyncio.Protocol):
         self.host = host
         self.session_id = secrets.token_hex(8)
         self.peer = Peer(pid=0, uid=-1, gid=-1)
-        self.conn = ServerConnection(self.kind, lambda: host.offer(self.kind, self.session_id))
+        self.conn = ServerConnection(self.kind, partial(host.offer, self.kind, self.session_id))
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.TimerHandle | None = None
+        self._abort: asyncio.TimerHandle | None = None
         self._flushing = False
         self._room: asyncio.Future[None] | None = None  # set while the transport is full
         self._unread = 0
+        self.received = self.sent = 0  # bytes
         self._tasks: set[asyncio.Task[None]] = set()
+        self.outbox = Outbox(self)
         self._gone = asyncio.Event()
 
     # --- what subclasses use ----------------------------------------------------------------------------------
@@ -85,6 +97,12 @@ class Session(asyncio.Protocol):
         """Whether a producer has to wait for `room` before it makes more."""
         return self._room is not None or self.conn.pending >= _TURN
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that are made and not yet with the client."""
+        held = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return held + self.conn.pending
+
     def send(self, message: m.AnyMessage) -> None:
         """Queue a frame; it leaves at the end of this turn of the event loop. After the last word it is dropped."""
         try:
@@ -107,10 +125,10 @@ class Session(asyncio.Protocol):
                 await asyncio.shield(self._room)
         except TimeoutError:
             raise SlowConsumer(
-                f"the client read nothing for {self.host.write_timeout:g} s with {self._buffered} bytes waiting for it",
+                f"the client read nothing for {self.host.write_timeout:g} s with {self.buffered} bytes waiting for it",
                 hint="read faster, or ask for less at once",
                 details={
-                    "waiting_bytes": self._buffered,
+                    "waiting_bytes": self.buffered,
                     "write_timeout_ms": round(1000 * self.host.write_timeout),
                 },
             ) from None
@@ -143,10 +161,15 @@ class Session(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self.peer = peer_of(transport.get_extra_info("socket"))
-        self._handshake = self._loop.call_later(self.host.handshake_timeout, self._handshake_expired)
-        self.host.opened(self)
+        try:
+            self.host.opened(self)
+        except WireError as error:
+            self._turn_away(error)
+        else:
+            self._handshake = self._loop.call_later(self.host.handshake_timeout, self._handshake_expired)
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         received = self.conn.receive(data)
         for item in received:
             if isinstance(item, WireError):
@@ -170,8 +193,10 @@ class Session(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._handshake is not None:
-            self._handshake.cancel()
+        for timer in (self._handshake, self._abort):
+            if timer is not None:
+                timer.cancel()
+        self._handshake = self._abort = None  # they lead back here, and only the collector would end that
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self.conn.state is not ConnectionState.CLOSED:
@@ -191,11 +216,6 @@ class Session(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    @property
-    def _buffered(self) -> int:
-        held = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return held + self.conn.pending
-
     def _greeted(self) -> None:
         if self._handshake is not None:
             self._handshake.cancel()
@@ -211,13 +231,23 @@ class Session(asyncio.Protocol):
         self.host.refused(self, self.conn.refuse(error))
         self._hang_up()
 
+    def _turn_away(self, error: WireError) -> None:
+        """Say why, and wait for its hello: one who finds the connection closed under it may not read at all."""
+        self.host.refused(self, self.conn.refuse(error))
+        if not self.host.patient:
+            self._hang_up()
+            return
+        self.conn.close()
+        self._flush()
+        self._handshake = self._loop.call_later(_LAST_WORDS, self._hang_up)
+
     def _check_unread(self, messages: int) -> None:
         if self._room is None:
             return
         self._unread += messages
         if self._unread > _UNREAD_ALLOWANCE and self.conn.state is ConnectionState.OPEN:
             error = SlowConsumer(
-                f"{self._unread} messages came while {self._buffered} bytes of answers wait to be read",
+                f"{self._unread} messages came while {self.buffered} bytes of answers wait to be read",
                 hint="read the answers before asking for more",
             )
             self.host.refused(self, self.conn.refuse(error))
@@ -229,7 +259,7 @@ class Session(asyncio.Protocol):
         self._flush()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
-            self._loop.call_later(patience, self._transport.abort)
+            self._abort = self._loop.call_later(patience, self._transport.abort)
             self.disconnected()
 
     def _flush_soon(self) -> None:
@@ -240,6 +270,7 @@ class Session(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = False
         if self.conn.pending and self._transport is not None and not self._gone.is_set():
+            self.sent += self.conn.pending
             self._transport.write(self.conn.data_to_send())
 
     def _reap(self, task: asyncio.Task[None]) -> None:

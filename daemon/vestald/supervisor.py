@@ -7,7 +7,8 @@ their states; a backend moves itself between ready and unavailable by calling th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from vestal.backend import Backend, Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
@@ -19,6 +20,7 @@ from vestald.lifecycle import BACKEND, Machine
 __all__ = ["Supervisor", "Unit", "health_of"]
 
 _GRACE = 0.25  # seconds beyond its timeout that a backend's `stop` is waited for
+_LET_GO = 2.0  # seconds that an adapter may tidy up in after its call was cancelled
 
 
 class Unit:
@@ -59,15 +61,21 @@ class Supervisor:
         self._events = events
         self._notify = changed
         self.units = [Unit(adapter, backend, self._changed) for adapter, backend in backends]
+        self._calls: dict[asyncio.Task[None], Unit] = {}  # every `start` and `stop` that has not returned
 
     @property
     def serving(self) -> list[Unit]:
         """The units that have been ready: those away for now, and those being restarted, are among them."""
         return [unit for unit in self.units if unit.served]
 
+    @property
+    def stuck(self) -> list[str]:
+        """The backends in whose `start` or `stop` something still runs, cancelled or not."""
+        return sorted({unit.name for unit in self._calls.values()})
+
     async def start_all(self, timeout: float) -> None:
         """Start all at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
-        tasks = {asyncio.create_task(self._start(unit)): unit for unit in self.units}
+        tasks = [self._call(unit, self._start(unit)) for unit in self.units]
         try:
             async with asyncio.timeout(timeout):
                 for finished in asyncio.as_completed(tasks):
@@ -75,25 +83,21 @@ class Supervisor:
         except TimeoutError:
             raise self._too_slow(timeout) from None
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
 
     async def restart(self, unit: Unit, stop_timeout: float, ready_timeout: float) -> None:
         """Stop and start one unit. Raises `BackendFailed` if it does not stop in time, or does not come back."""
         unit.given_up = False
         unit.machine.to("stopping")
         try:
-            async with asyncio.timeout(stop_timeout + _GRACE):
-                await unit.backend.stop(stop_timeout)
+            await self._within(stop_timeout + _GRACE, unit, unit.backend.stop(stop_timeout))
         except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
             what = f"within {stop_timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
             raise BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon") from exc
         unit.machine.to("stopped")
         unit.machine.to("starting")
         try:
-            async with asyncio.timeout(ready_timeout):
-                await self._start(unit)
+            await self._within(ready_timeout, unit, self._start(unit))
         except TimeoutError:
             failure = self._too_slow(ready_timeout)
             self._failed(unit, failure.message)
@@ -101,14 +105,37 @@ class Supervisor:
 
     async def stop_all(self, timeout: float) -> list[str]:
         """`backend.stop(timeout)` for all at once; the names of those that did not return in time."""
-        stopping = {asyncio.create_task(self._stop(unit, timeout)): unit for unit in self.units}
-        done, late = await asyncio.wait(stopping, timeout=timeout)
+        stopping = {self._call(unit, self._stop(unit, timeout)): unit for unit in self.units}
+        # A worker that has to be killed takes its whole timeout for it, and is no reason to say that it is still there.
+        done, late = await asyncio.wait(stopping, timeout=timeout + _GRACE)
         for task in late:
             task.cancel()
         for task in done:
             if (fault := task.exception()) is not None:
                 self._events.emit("backend_stop_failed", level="error", backend=stopping[task].name, error=repr(fault))
         return [stopping[task].name for task in late]
+
+    def _call(self, unit: Unit, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._calls[task] = unit
+        task.add_done_callback(self._returned)
+        return task
+
+    def _returned(self, task: asyncio.Task[None]) -> None:
+        del self._calls[task]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it gets it; what came too late for that is nobody's
+
+    async def _within(self, timeout: float, unit: Unit, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Await it for `timeout` seconds. Raises `TimeoutError` even if the adapter swallows its cancellation."""
+        task = self._call(unit, coroutine)
+        try:
+            await asyncio.wait({task}, timeout=timeout)
+            if not task.done():
+                raise TimeoutError
+            task.result()
+        finally:
+            await _end([task])
 
     async def _start(self, unit: Unit) -> None:
         unit.percent, unit.detail = 0.0, ""
@@ -179,6 +206,15 @@ class Supervisor:
             f"not ready within {timeout:g} s: {late}",
             hint="allow more with daemon.ready_timeout in the configuration",
         )
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel those that still run, and give them time to tidy up; one that takes longer is left to itself."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=_LET_GO)
 
 
 async def health_of(unit: Unit) -> Health:

@@ -26,7 +26,10 @@ CHAT_STATUS = m.BackendStatus(
     waiting=2,
     restarts=1,
     pid=4243,
+    sandbox=["no_new_privs", "landlock/7"],
+    unsandboxed=["seccomp: Function not implemented"],
     capabilities=BACKENDS[0].capabilities,
+    memory_bytes=240_123_904,
 )
 PIXEL = v.Attachment(kind="image", media_type="image/png", data=bytes.fromhex("89504e470d0a1a0a"))
 PROBABLE = (

@@ -21,7 +21,14 @@ __all__ = [
 
 Json = dict[str, Any]
 
-LIMITS = m.Limits(frame=MAX_FRAME_LIMIT, requests_per_connection=64, queue_depth=64, per_caller=16)
+LIMITS = m.Limits(
+    frame=MAX_FRAME_LIMIT,
+    requests_per_connection=64,
+    queue_depth=64,
+    per_caller=16,
+    connections_per_uid=256,
+    connections=864,
+)
 BACKENDS = [
     m.BackendInfo(
         name="chat",
@@ -89,10 +96,14 @@ STATUS = m.StatusReport(
     runtime_dir="/run/user/1000/vestal",
     sockets={"admin": "/run/user/1000/vestal/admin.sock", "infer": "/run/user/1000/vestal/infer.sock"},
     connections=3,
+    connection_limit=864,
     backends=[],
     waiting=1,
     running=4,
     queue_depth=64,
+    audit=m.AuditStatus(directory="/home/ann/.local/share/vestal/audit/run-user-1000-vestal", seq=1204, hash="5e" * 32),
+    memory_bytes=52_428_800,
+    log="journal:vestald.service",
 )
 TOOL = v.Tool(name="weather", description="Weather in a city", input_schema={"type": "object"})
 V2_USER = v.MessageV2(role="user", content=[v.TextBlock(text="Hi")])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ContextOverflow,
         DaemonNotReady,
         DaemonNotRunning,
+        DaemonNotStarted,
         DeadlineExceeded,
         DuplicateId,
         FrameTooLarge,
@@ -97,10 +98,10 @@ _HOMES: dict[str, str] = {
     "vestal.client": "AdminClient Client EmbedClient",
     "vestal.errors": (
         "BackendCrashed BackendRefused BackendUnavailable CapabilityMissing ConnectionFailed ConnectionLost "
-        "ContextOverflow DaemonNotReady DaemonNotRunning DeadlineExceeded DuplicateId FrameTooLarge InternalError "
-        "InvalidRequest LocalProtocolError MalformedFrame ModelError ModelNotFound NotAuthorized PermissionRefused "
-        "ProtocolError QueueFull QueueTimeout QuotaExceeded RemoteProtocolError ShuttingDown SlowConsumer "
-        "UnknownMessage Unsupported VersionUnsupported VestalError WireError"
+        "ContextOverflow DaemonNotReady DaemonNotRunning DaemonNotStarted DeadlineExceeded DuplicateId FrameTooLarge "
+        "InternalError InvalidRequest LocalProtocolError MalformedFrame ModelError ModelNotFound NotAuthorized "
+        "PermissionRefused ProtocolError QueueFull QueueTimeout QuotaExceeded RemoteProtocolError ShuttingDown "
+        "SlowConsumer UnknownMessage Unsupported VersionUnsupported VestalError WireError"
     ),
     "vestal.messages": ("Counted Done Event Goaway Queued Snapshot Started Text ThinkingDelta Token ToolUse Welcome"),
     "vestal.readiness": "Progress",
@@ -137,6 +138,7 @@ __all__ = [
     "Counted",
     "DaemonNotReady",
     "DaemonNotRunning",
+    "DaemonNotStarted",
     "DeadlineExceeded",
     "Done",
     "DuplicateId",

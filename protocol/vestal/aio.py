@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, Unpack
@@ -24,10 +25,10 @@ from vestal.aio_dial import dial, wait_for
 from vestal.aio_link import AsyncLink
 from vestal.aio_streams import AsyncEventStream, AsyncStream, AsyncSubscription, Begin
 from vestal.connection import SocketKind
-from vestal.endpoint import Endpoint, StrPath
-from vestal.errors import LocalProtocolError
+from vestal.endpoint import Endpoint, Place, StrPath
+from vestal.errors import DaemonNotReady, DaemonNotRunning, LocalProtocolError
 from vestal.multiplex import Call, answer_of
-from vestal.readiness import Readiness, Tell
+from vestal.readiness import START_PATIENCE, Tell, waiting
 from vestal.requests import Options, Prompt
 from vestal.results import Embeddings, Result
 from vestal.values import Tool
@@ -138,7 +139,27 @@ class _AsyncClient:
 
 
 class _AsyncServingClient(_AsyncClient):
-    """A client of a socket that exists only while the daemon is ready."""
+    """A client of a socket that exists only while the daemon is ready. `autostart` is as in `vestal.Client`."""
+
+    def __init__(self, *, autostart: bool = False, **place: Unpack[Place]) -> None:
+        super().__init__(**place)
+        self._autostart = autostart
+        self._started_log: Path | None = None
+        if autostart:
+            self._endpoint.check_startable()
+
+    @property
+    def started_log(self) -> Path | None:
+        """The log of the daemon that this client has started last; `None` if it has started none."""
+        return self._started_log
+
+    async def _open_link(self, seconds: float = math.inf) -> AsyncLink:
+        try:
+            return await super()._open_link(seconds)
+        except (DaemonNotRunning, DaemonNotReady) as fault:
+            if not (self._autostart and fault.retryable):
+                raise
+        return await self._wait(min(seconds, START_PATIENCE), None)
 
     @property
     def backends(self) -> list[m.BackendInfo]:
@@ -151,11 +172,18 @@ class _AsyncServingClient(_AsyncClient):
         `on_progress` is called with a `Progress` whenever there is news. Raises `DaemonNotRunning` or
         `DaemonNotReady` with the last state when the time is over, and at once where waiting cannot help.
         """
+        return (await self._wait(timeout, on_progress)).mux.welcome
+
+    async def _wait(self, timeout: float, tell: Tell | None) -> AsyncLink:
+        open_link = super()._open_link
 
         async def connect(seconds: float) -> m.Welcome:
-            return (await self._open_link(seconds)).mux.welcome
+            return (await open_link(seconds)).mux.welcome
 
-        return await wait_for(connect, Readiness(self._endpoint, timeout, monotonic(), on_progress))
+        wait = waiting(self._endpoint, timeout, monotonic(), tell, autostart=self._autostart)
+        await wait_for(connect, wait)
+        self._started_log = wait.log or self._started_log
+        return await open_link()
 
 
 class AsyncClient(_AsyncServingClient):

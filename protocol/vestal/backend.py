@@ -178,12 +178,17 @@ Report = Callable[[Loading | Ready | Unavailable], None]
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """A snapshot for operators. `pid` where a process of its own runs the model, `restarts` how often it died."""
+    """A snapshot for operators. `pid` where a process of its own runs the model, `restarts` how often it died.
+
+    `sandbox` names the layers that confine that process, `unsandboxed` those that are missing, with the reason.
+    """
 
     state: Literal["ok", "loading", "unavailable", "stopped"]
     detail: str = ""
     pid: int | None = None
     restarts: int = 0
+    sandbox: tuple[str, ...] = ()
+    unsandboxed: tuple[str, ...] = ()
 
 
 class BackendOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

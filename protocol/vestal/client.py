@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, Unpack
@@ -24,11 +25,11 @@ from vestal import messages as m
 from vestal import requests
 from vestal.connection import SocketKind
 from vestal.dial import dial, wait_for
-from vestal.endpoint import Endpoint, StrPath
-from vestal.errors import LocalProtocolError
+from vestal.endpoint import Endpoint, Place, StrPath
+from vestal.errors import DaemonNotReady, DaemonNotRunning, LocalProtocolError
 from vestal.link import Link
 from vestal.multiplex import answer_of
-from vestal.readiness import Readiness, Tell
+from vestal.readiness import START_PATIENCE, Tell, waiting
 from vestal.requests import Options, Prompt
 from vestal.results import Embeddings, Result
 from vestal.streams import EventStream, Stream, Subscription
@@ -142,7 +143,31 @@ class _Client:
 
 
 class _ServingClient(_Client):
-    """A client of a socket that exists only while the daemon is ready."""
+    """A client of a socket that exists only while the daemon is ready.
+
+    With `autostart` a daemon of this user's is started where none runs, and every call waits until it is ready;
+    see `vestal.autostart`. One that could not be started is `DaemonNotStarted`, with its last words.
+    """
+
+    def __init__(self, *, autostart: bool = False, **place: Unpack[Place]) -> None:
+        super().__init__(**place)
+        self._autostart = autostart
+        self._started_log: Path | None = None
+        if autostart:
+            self._endpoint.check_startable()
+
+    @property
+    def started_log(self) -> Path | None:
+        """The log of the daemon that this client has started last; `None` if it has started none."""
+        return self._started_log
+
+    def _open_link(self, seconds: float = math.inf) -> Link:
+        try:
+            return super()._open_link(seconds)
+        except (DaemonNotRunning, DaemonNotReady) as fault:
+            if not (self._autostart and fault.retryable):
+                raise
+        return self._wait(min(seconds, START_PATIENCE), None)
 
     @property
     def backends(self) -> list[m.BackendInfo]:
@@ -155,8 +180,14 @@ class _ServingClient(_Client):
         `on_progress` is called with a `Progress` whenever there is news. Raises `DaemonNotRunning` or
         `DaemonNotReady` with the last state when the time is over, and at once where waiting cannot help.
         """
-        wait = Readiness(self._endpoint, timeout, monotonic(), on_progress)
-        return wait_for(lambda seconds: self._open_link(seconds).mux.welcome, wait)
+        return self._wait(timeout, on_progress).mux.welcome
+
+    def _wait(self, timeout: float, tell: Tell | None) -> Link:
+        open_link = super()._open_link
+        wait = waiting(self._endpoint, timeout, monotonic(), tell, autostart=self._autostart)
+        wait_for(lambda seconds: open_link(seconds).mux.welcome, wait)
+        self._started_log = wait.log or self._started_log
+        return open_link()
 
 
 class Client(_ServingClient):

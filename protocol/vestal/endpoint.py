@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from msgspec import Struct
 
 from vestal import messages as m
 from vestal import requests
 from vestal.connection import SocketKind
-from vestal.errors import ConnectionFailed, PermissionRefused
+from vestal.errors import ConnectionFailed, LocalProtocolError, PermissionRefused
 from vestal.paths import MAX_SOCKET_PATH, socket_path
 
-__all__ = ["Endpoint", "StrPath", "refuse_foreign"]
+__all__ = ["Endpoint", "Place", "StrPath", "refuse_foreign"]
 
 StrPath = str | os.PathLike[str]
+
+
+class Place(TypedDict, total=False):
+    """The arguments of every client: where to connect, and how to introduce itself."""
+
+    socket: StrPath | None
+    runtime_dir: StrPath | None
+    client: str
+    versions: Sequence[int]
+    require: Sequence[str]
+    features: Sequence[str]
+    connect_timeout: float
 
 
 class Endpoint(Struct, frozen=True):
@@ -50,6 +63,13 @@ class Endpoint(Struct, frozen=True):
     def directory(self) -> Path:
         """The daemon's runtime directory: where the other sockets are."""
         return self.path.parent
+
+    def check_startable(self) -> None:
+        """Raise `LocalProtocolError` if no daemon that is started can have this socket."""
+        if self.path.name != f"{self.kind}.sock":
+            raise LocalProtocolError(
+                f"autostart: no vestald would listen at {self.path}", hint=f"give runtime_dir: it has {self.kind}.sock"
+            )
 
     def within(self, seconds: float) -> Endpoint:
         """The same, with at most `seconds` for connecting."""

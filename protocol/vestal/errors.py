@@ -7,6 +7,7 @@
     ├── ConnectionFailed              no conversation with the daemon is possible
     │   ├── DaemonNotRunning          nothing listens; the daemon has not been started
     │   ├── DaemonNotReady            the daemon runs, but its backends are still loading
+    │   ├── DaemonNotStarted          `autostart` could not start one, or it ended before it was ready
     │   ├── PermissionRefused         the socket is there, and this user may not open it
     │   └── ConnectionLost            it was there, and it is gone
     ├── ModelError                    the model store: unknown name, wrong digest, not a model file
@@ -40,6 +41,7 @@ __all__ = [
     "ContextOverflow",
     "DaemonNotReady",
     "DaemonNotRunning",
+    "DaemonNotStarted",
     "DeadlineExceeded",
     "DuplicateId",
     "FrameTooLarge",
@@ -105,6 +107,12 @@ class DaemonNotRunning(ConnectionFailed):
 
 class DaemonNotReady(ConnectionFailed):
     """The daemon runs, and the socket asked for does not exist (yet, or in this configuration)."""
+
+
+class DaemonNotStarted(ConnectionFailed):
+    """A daemon was to be started, and it could not be, or it ended before it was ready."""
+
+    retryable = False
 
 
 class PermissionRefused(ConnectionFailed):
@@ -224,7 +232,7 @@ class ContextOverflow(WireError):
 
 
 class QueueFull(WireError):
-    """A bound of the admission queue is reached; `details` has `depth` and `limit`."""
+    """A bound of the admission queue, or of connections, is reached; `details` has `bound` and `limit`."""
 
     code = "queue_full"
     retryable = True

@@ -69,6 +69,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     requests_per_connection: int
     queue_depth: int
     per_caller: int
+    connections_per_uid: int | None = None
+    connections: int | None = None
 
 
 class BackendInfo(Struct, frozen=True, kw_only=True):
@@ -338,7 +340,7 @@ class Stop(_Wire, frozen=True, kw_only=True, tag="stop"):
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
-    """One backend as operators see it; `percent` counts while loading, `pid` where a worker runs."""
+    """One backend as operators see it; `percent` counts while loading, `pid` and `memory_bytes` where a worker runs."""
 
     name: str
     adapter: str
@@ -351,7 +353,10 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
     waiting: int = 0
     restarts: int = 0
     pid: int | None = None
+    sandbox: list[str] = []
+    unsandboxed: list[str] = []
     capabilities: Capabilities | None = None
+    memory_bytes: int | None = None
 
 
 class QueueEntry(Struct, frozen=True, kw_only=True):
@@ -369,6 +374,16 @@ class QueueEntry(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
 
 
+class AuditStatus(Struct, frozen=True, kw_only=True):
+    """The audit log: where it is, and the number and hash of its last line, for observers to note."""
+
+    directory: str
+    seq: int
+    hash: str
+    dropped: int = 0
+    fault: str = ""
+
+
 class StatusReport(_Wire, frozen=True, kw_only=True, tag="status_report"):
     id: Id
     state: LifecycleState
@@ -382,6 +397,10 @@ class StatusReport(_Wire, frozen=True, kw_only=True, tag="status_report"):
     waiting: int
     running: int
     queue_depth: int
+    connection_limit: int | None = None
+    audit: AuditStatus | None = None
+    memory_bytes: int | None = None
+    log: str = ""
 
 
 class BackendsReport(_Wire, frozen=True, kw_only=True, tag="backends_report"):

@@ -77,6 +77,11 @@ def says_goodbye(frame: m.AnyMessage) -> bool:
     return isinstance(frame, m.Event) and frame.kind == "daemon_state" and frame.data.get("state") in _GOING
 
 
+def _takes_goaway_back(event: m.Event) -> bool:
+    """Whether an operator has undrained the daemon, so that the end of the connection would be a loss again."""
+    return event.kind == "daemon_state" and event.data.get("state") == "ready"
+
+
 class Multiplexer:
     """The calls of one connection to the socket at `path`."""
 
@@ -168,6 +173,8 @@ class Multiplexer:
         if isinstance(frame, m.Goaway):
             self.goaway = frame
             return None
+        if isinstance(frame, m.Event) and _takes_goaway_back(frame):
+            self.goaway = None
         if isinstance(frame, (m.Welcome, m.Error)) and _GREETING in self._calls:
             return self._calls[_GREETING]
         id: int | None = getattr(frame, "id", None)

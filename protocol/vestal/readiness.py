@@ -10,6 +10,7 @@ while no daemon runs at all, the path is tried at intervals of 10 to 200 ms: soo
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -18,10 +19,13 @@ from vestal.discovery import not_serving, progress_text
 from vestal.endpoint import Endpoint
 from vestal.errors import ConnectionFailed, DaemonNotReady, VestalError
 
-__all__ = ["ADMIN_PATIENCE", "Progress", "Readiness", "Tell"]
+__all__ = ["ADMIN_PATIENCE", "START_PATIENCE", "Progress", "Readiness", "Tell", "waiting"]
 
 ADMIN_PATIENCE = 1.0
 """Seconds that asking `admin.sock` why something failed may take: the user waits for the explanation."""
+
+START_PATIENCE = 300.0
+"""Seconds that a request may wait for a daemon that it has started: as long as one may load, by its defaults."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 
@@ -56,6 +60,9 @@ class Readiness:
 
     Times are `time.monotonic()` seconds that the shell passes in. `tell` hears of each change.
     """
+
+    log: Path | None = None
+    """The log of a daemon that was started on the way, see `vestal.autostart`."""
 
     def __init__(self, endpoint: Endpoint, timeout: float, now: float, tell: Tell | None) -> None:
         self.endpoint = endpoint
@@ -114,3 +121,12 @@ class Readiness:
 
     def __repr__(self) -> str:
         return f"<Readiness {self.endpoint.kind} {self.progress} timeout={self.timeout:g}>"
+
+
+def waiting(endpoint: Endpoint, timeout: float, now: float, tell: Tell | None, *, autostart: bool) -> Readiness:
+    """The wait that a client asks for."""
+    if not autostart:
+        return Readiness(endpoint, timeout, now, tell)
+    from vestal.autostart import Starting  # which loads subprocess, and few programs need it
+
+    return Starting(endpoint, timeout, now, tell)

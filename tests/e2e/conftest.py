@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,8 +23,15 @@ def start(short_dir: Path) -> Iterator[Start]:
     """
     daemons: list[Daemon] = []
 
-    def begin(*backends: Table, wait: bool = True, **sections: Table) -> Daemon:
-        daemon = Daemon(short_dir, toml(*(backends or (echo(),)), **sections))
+    def begin(
+        *backends: Table,
+        wait: bool = True,
+        open_files: int | None = None,
+        environ: Mapping[str, str] | None = None,
+        **sections: Table,
+    ) -> Daemon:
+        config = toml(*(backends or (echo(),)), **sections)
+        daemon = Daemon(short_dir, config, open_files=open_files, environ=environ)
         daemons.append(daemon)
         return daemon.ready() if wait else daemon
 

@@ -17,7 +17,7 @@ from tests.e2e.peers import PATIENCE, Peer, RawPeer
 from vestal import messages as m
 from vestal.connection import SocketKind
 
-__all__ = ["Daemon", "Table", "children_of", "echo", "toml"]
+__all__ = ["Daemon", "Table", "children_of", "echo", "slack", "toml"]
 
 Table: TypeAlias = Mapping[str, object]
 
@@ -48,16 +48,22 @@ class Daemon:
         runtime_dir: Path | None = None,
         environ: Mapping[str, str] | None = None,
         uid: int | None = None,
+        open_files: int | None = None,
     ) -> None:
         self.home = home
         self.runtime_dir = runtime_dir or home / "r"
         number, self._stderr = tempfile.mkstemp(prefix="stderr-", dir=home)
         file = home / f"{Path(self._stderr).name}.toml"
-        file.write_text(config)
+        # Its own, also where the store is shared; without a section it is as a user would have it.
+        audit = "" if "[audit]" in config else toml(audit={"directory": f"{home}/audit-{self.runtime_dir.name}"})
+        file.write_text(f"{config}\n{audit}")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VESTAL", "XDG"))}
         places = {"HOME": str(home), "VESTAL_HOME": str(home / "store"), "VESTAL_RUNTIME_DIR": str(self.runtime_dir)}
+        command = [sys.executable, "-m", "vestald", "--config", str(file), *arguments]
+        if open_files is not None:
+            command = ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vestald", "--config", str(file), *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=number,
             stderr=number,
@@ -156,6 +162,11 @@ class Daemon:
 
     def __repr__(self) -> str:
         return f"<Daemon pid={self.process.pid} returncode={self.process.returncode} {self.runtime_dir}>"
+
+
+def slack() -> float:
+    """Seconds beyond its deadline that a stop may take: one, and more where more wants to run than can."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def children_of(pid: int) -> list[int]:

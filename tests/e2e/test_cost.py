@@ -15,7 +15,7 @@ KIB = 1024
 
 @pytest.mark.parametrize("kind", ["infer", "embed"])
 def test_an_idle_connection_costs_less_than_40_kib(start: Start, kind: str) -> None:
-    daemon = start(echo(embed=True))
+    daemon = start(echo(embed=True), sockets={"connections_per_uid": 1000})
     with ExitStack() as stack:
 
         def connect(count: int) -> None:

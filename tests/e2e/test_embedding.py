@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import struct
 
+import pytest
+
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Daemon, echo
 from vestal import messages as m
@@ -60,6 +62,34 @@ def test_embedding_does_not_wait_for_generation(start: Start) -> None:
         busy.ping()
         peer.send(m.Embed(id=1, input=["past the queue"]))
         assert len(vectors(peer.end(1))) == 1
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_a_full_generation_queue_delays_no_embedding_and_a_full_embedding_queue_no_answer(
+    start: Start, isolation: str
+) -> None:
+    daemon = start(
+        echo(embed=True, fault="hang", isolation=isolation),
+        echo("quick"),
+        admission={"queue_depth": 3, "per_caller": 3},
+    )
+    with daemon.infer() as busy, daemon.embed() as peer, daemon.admin() as admin:
+        busy.send(*(busy.request(id, model="echo") for id in range(5)))
+        assert busy.error(4).code == "queue_full"
+        for id in range(10):
+            peer.send(m.Embed(id=id, input=["past the queue"] * 3))
+            assert len(vectors(peer.end(id))) == 3
+        status = admin.command(m.Status(id=1), m.StatusReport)
+        assert (status.running, status.waiting) == (1, 3), "nobody was let out of the other queue for it"
+        # One write with more embeddings than may wait: those refused are refused by the bound of their own queue.
+        peer.send(*(m.Embed(id=id, input=["x" * 1000] * 64) for id in range(10, 30)))
+        ends = [peer.end(id) for id in range(10, 30)]
+        refused = [end for end in ends if isinstance(end, m.Error)]
+        assert {end.code for end in refused} <= {"queue_full"}
+        assert len(ends) - len(refused) >= 4
+        busy.send(m.Cancel(id=3))
+        assert busy.done(3).stop_reason == "cancelled"
+        assert busy.generate(9, "unhindered", model="quick")[0] == "unhindered"
 
 
 def test_a_cancel_of_an_id_that_is_unknown_has_no_effect(shared: Daemon) -> None:

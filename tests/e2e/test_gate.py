@@ -111,7 +111,7 @@ def test_version_2_is_offered_while_a_backend_speaks_it(start: Start) -> None:
 def test_the_welcome_says_what_there_is(start: Start) -> None:
     daemon = start(
         echo(slots=3, embed=True),
-        sockets={"max_frame": 100_000},
+        sockets={"max_frame": 100_000, "connections_per_uid": 8},
         admission={"queue_depth": 7, "per_caller": 5, "requests_per_connection": 6},
     )
     with daemon.infer(features=("queue_events", "later")) as peer:
@@ -119,7 +119,14 @@ def test_the_welcome_says_what_there_is(start: Start) -> None:
         assert isinstance(welcome, m.Welcome)
         assert welcome.version == 2
         assert welcome.features == ["queue_events"]
-        assert welcome.limits == m.Limits(frame=100_000, requests_per_connection=6, queue_depth=7, per_caller=5)
+        assert welcome.limits == m.Limits(
+            frame=100_000,
+            requests_per_connection=6,
+            queue_depth=7,
+            per_caller=5,
+            connections_per_uid=8,
+            connections=daemon.status().connection_limit,
+        )
         (backend,) = welcome.backends
         assert (backend.name, backend.model, backend.capabilities.slots) == ("echo", "echo", 3)
         assert backend.capabilities.embed

@@ -74,6 +74,32 @@ def test_those_who_read_do_not_notice_those_who_do_not(start: Start) -> None:
             sleeper.close()
 
 
+def test_a_hundred_who_do_not_read_cost_the_daemon_little_memory(start: Start) -> None:
+    """Each asks for 2 MB and reads none of it: what it costs is its request and its outbox, not its answer."""
+    sections = {
+        "admission": {"write_timeout": "60s", "per_caller": 200, "queue_depth": 200},
+        "sockets": {"connections_per_uid": 200},
+    }
+    daemon = start(echo(slots=100), echo("quick"), **sections)
+    text = ("w" * 999 + " ") * 2000
+    sleepers = [daemon.infer(1) for _ in range(100)]
+    try:
+        before = daemon.resident()
+        for sleeper in sleepers:
+            sleeper.ask(1, text, model="echo")
+        with daemon.infer(1) as reader:
+            for id in range(20):
+                assert reader.generate(id, "word " * 200, model="quick")[1].usage.output_tokens == 200
+        entries = daemon.queue().entries
+        assert [entry.state for entry in entries] == ["running"] * 100
+        assert max(entry.output_tokens for entry in entries) < 1000, "each is paused after a part of its answer"
+        # 2 MB of prompt, 2 MB of it in words, less than 1 MB of outbox; 4 MB of frames if nothing held them back.
+        assert daemon.resident() - before < 100 * 7 * MIB
+    finally:
+        for sleeper in sleepers:
+            sleeper.close()
+
+
 @pytest.mark.parametrize("kind", ["infer", "embed", "admin"])
 def test_a_flood_of_pings_whose_pongs_are_not_read_is_cut_off(start: Start, kind: str) -> None:
     daemon = start(echo(embed=True))

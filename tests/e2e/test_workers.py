@@ -80,6 +80,51 @@ def test_a_backend_that_was_given_up_refuses_at_once_and_an_operator_can_bring_i
         assert peer.done(13).stop_reason == "end"
 
 
+def test_a_queue_waits_for_its_backend_as_long_as_configured_and_other_queues_do_not_notice(start: Start) -> None:
+    daemon = start(
+        echo(fault="hang", isolation="process", ready_delay="2s"),
+        echo("other", token_delay="5ms"),
+        admission={"unavailable_timeout": "300ms"},
+    )
+    with daemon.infer(features=EVENTS) as peer, daemon.infer(features=EVENTS) as bystander:
+        peer.send(*(peer.request(id, model="echo") for id in range(3)))
+        peer.take(m.Queued, id=2)
+        bystander.send(*(bystander.request(id, "w " * 30, model="other") for id in range(4)))
+        bystander.take(m.Queued, id=3)
+        os.kill(worker_of(daemon), signal.SIGKILL)
+        assert peer.error(0).code == "backend_crashed"
+        for id in (1, 2):
+            error = peer.error(id)
+            assert (error.code, error.retryable) == ("backend_unavailable", True)
+        assert daemon.backend().state == "unavailable"
+        for id in range(4):
+            *before, done = bystander.answer(id)
+            assert isinstance(done, m.Done)
+            assert done.usage.output_tokens == 30
+            positions = [frame.position for frame in before if isinstance(frame, m.Queued)]
+            assert positions == sorted(positions, reverse=True), "nobody was put back"
+        with daemon.admin() as admin:
+            admin.send(m.Subscribe(id=1))
+            admin.event("backend_state", backend="echo", state="ready")
+        peer.ask(3, model="echo")  # it came back by itself, and serves again
+        peer.take(m.Started, id=3)
+
+
+def test_a_worker_that_is_killed_again_and_again_costs_the_others_nothing(start: Start) -> None:
+    daemon = start(echo(fault="hang", isolation="process"), echo("other", token_delay="2ms", isolation="process"))
+    with daemon.infer(features=EVENTS) as peer, daemon.infer() as bystander:
+        bystander.ask(1, "w " * 400, model="other")
+        peer.send(*(peer.request(id, model="echo") for id in range(4)))
+        for id in range(3):  # fewer deaths than make the daemon give it up
+            peer.take(m.Started, id=id)
+            os.kill(worker_of(daemon), signal.SIGKILL)
+            assert peer.error(id).code == "backend_crashed"
+        peer.take(m.Started, id=3)
+        assert daemon.backend().restarts == 3
+        assert daemon.backend("other").restarts == 0
+        assert bystander.done(1).usage.output_tokens == 400
+
+
 def test_a_restart_brings_a_new_process_and_what_waits_waits_for_it(start: Start) -> None:
     daemon = start(echo(fault="hang", isolation="process", ready_delay="300ms"))
     with daemon.infer(features=EVENTS) as peer, daemon.admin() as admin:

@@ -18,7 +18,7 @@ from vestal.cli.failures import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, OK, USAGE,
 from vestal.cli.parser import RUNTIME_DIR, Parser, nearest
 from vestal.cli.terminal import printable
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["BRANCHES", "COMMANDS", "main"]
 
 COMMANDS = {
     "run": ("run", "stream an answer to a prompt"),
@@ -26,9 +26,11 @@ COMMANDS = {
     "pull": ("pull", "fetch a model, or add a file of yours"),
     "models": ("models", "list the models of this machine"),
     "rm": ("rm", "remove models from this machine"),
+    "keys": ("keys", "the keys that sign models, and those trusted"),
     "status": ("status", "what the daemon is doing"),
     "queue": ("queue", "who waits and who runs"),
     "metrics": ("metrics", "counters, for Prometheus"),
+    "audit": ("audit", "check the audit log, or show its latest lines"),
     "stop": ("stop", "stop the daemon and wait until it is gone"),
     "drain": ("steer", "take no new requests; finish those there"),
     "undrain": ("steer", "take requests again"),
@@ -37,10 +39,28 @@ COMMANDS = {
 }
 """Each command: the module that holds it, and its purpose."""
 
+BRANCHES = {
+    "models": {
+        "sign": ("sign", "vouch for a model with a key of yours"),
+        "verify": ("verify", "read models again: digests and signatures"),
+        "plan": ("plan", "the memory that a model will take here"),
+    },
+    "keys": {
+        "new": ("keys", "make a key, and trust it"),
+        "list": ("keys", "list the keys, and whether they count"),
+        "trust": ("keys", "let the signatures of a key count"),
+        "revoke": ("keys", "let the signatures of a key count no more"),
+    },
+}
+"""Commands of two words, by the first."""
+
 _GROUPS = (
     ("ask", ("run", "embed")),
-    ("models", ("pull", "models", "rm")),
-    ("the daemon (for its owner)", ("status", "queue", "metrics", "stop", "drain", "undrain", "restart", "cancel")),
+    ("models", ("pull", "models", "rm", "keys")),
+    (
+        "the daemon (for its owner)",
+        ("status", "queue", "metrics", "audit", "stop", "drain", "undrain", "restart", "cancel"),
+    ),
 )
 
 _EXAMPLES = """\
@@ -88,6 +108,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         top.error(f"there is no command {name!r}{nearest(name, COMMANDS)}")
     module, purpose = COMMANDS[name]
+    if name in BRANCHES and len(rest) > 1 and not rest[1].startswith("-"):
+        if rest[1] not in BRANCHES[name]:
+            top.error(f"there is no command '{name} {rest[1]}'{nearest(rest[1], BRANCHES[name])}")
+        module, purpose = BRANCHES[name][rest[1]]
+        name, rest = f"{name} {rest[1]}", rest[1:]
     home = import_module(f"vestal.cli.{module}")
     parser: Callable[[str, str], Parser] = home.parser
     execute: Callable[[argparse.Namespace], int] = home.execute

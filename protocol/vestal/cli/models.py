@@ -18,12 +18,18 @@ from vestal.models.store import Store
 
 __all__ = ["execute", "model_lines", "parser"]
 
+_MORE = """\
+$VESTAL_HOME says where they are (default: ~/.local/share/vestal).
+
+  vestal models sign NAME --key KEY   vouch for a model
+  vestal models verify [NAME…]        read them again, and check
+  vestal models plan NAME|PATH        the memory it will take"""
 _HEAD = ["NAME", "KIND", "SIZE", "FAMILY", "CONTEXT", "QUANT", "DIGEST"]
 
 
 def parser(command: str, purpose: str) -> Parser:
     """The arguments of `models`."""
-    made = Parser(command, purpose, more="$VESTAL_HOME says where they are (default: ~/.local/share/vestal).")
+    made = Parser(command, purpose, more=_MORE)
     made.add_argument("--json", action="store_true", help="print a JSON list, with paths and whole digests")
     return made
 

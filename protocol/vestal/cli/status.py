@@ -80,6 +80,10 @@ def status_lines(report: m.StatusReport, width: int | None, style: Style, encodi
         cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}", width),
         *(cut(f"{name:<10} {value}", width) for name, value in facts),
     ]
+    if report.audit is not None and (report.audit.dropped or report.audit.fault):
+        lost = f"{count(report.audit.dropped, 'line')} dropped"
+        trouble = f"{lost}: {report.audit.fault}" if report.audit.fault else lost
+        lines.append(cut(f"{'audit log':<10} {printable(trouble)}", width))
     for backend in report.backends:
         lines += ["", *backend_lines(backend, width, style, encoding)]
     return lines
@@ -89,7 +93,8 @@ def backend_lines(backend: m.BackendStatus, width: int | None, style: Style, enc
     """`name  state`, then what it runs and how busy it is, then what it says of itself."""
     state = style(backend.state, *filter(None, [_COLOURS.get(backend.state)]))
     lines = [f"{style(cut(printable(backend.name), 40), 'bold')}  {state}{_progress(backend, style, encoding)}"]
-    lines += [cut(f"  {line}", width) for line in (_what(backend), printable(backend.detail)) if line]
+    facts = (_what(backend), printable(backend.detail), *_confinement(backend))
+    lines += [cut(f"  {line}", width) for line in facts if line]
     return lines
 
 
@@ -98,6 +103,12 @@ def _progress(backend: m.BackendStatus, style: Style, encoding: str | None) -> s
         return ""
     drawn = f"  {bar(backend.percent, _BAR, encoding)}" if style.drawn else ""
     return f"{drawn}  {backend.percent:.0f} %"
+
+
+def _confinement(backend: m.BackendStatus) -> list[str]:
+    """The sandbox's layers, and a line for each that is missing: that is not to be overlooked."""
+    layers = [f"sandbox: {printable(', '.join(backend.sandbox))}"] if backend.sandbox else []
+    return layers + [f"not in its sandbox: {printable(missing)}" for missing in backend.unsandboxed]
 
 
 def _what(backend: m.BackendStatus) -> str:
