@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
+from vestal_adapters.worker.options import WorkerOptions
 
 __all__ = ["EchoOptions", "Fault"]
 
@@ -28,8 +28,8 @@ class Fault(Struct, frozen=True):
     count: int = 0
 
 
-class EchoOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of the echo backend."""
+class EchoOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of the echo backend; those of a worker mean something with `isolation = "process"`."""
 
     slots: Annotated[int, Meta(ge=1, le=4096, description="requests that run at once")] = 1
     ready_delay: Annotated[Duration, Meta(description="how long loading takes; it reports percent on the way")] = "0s"
@@ -42,6 +42,7 @@ class EchoOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = "none"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for option in ("ready_delay", "token_delay"):
             try:
                 parse_duration(getattr(self, option))

@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 from typing import cast
 
-from vestal.backend import BackendOptions
+from msgspec.structs import replace
+
+from vestal.backend import BackendOptions, Health
+from vestal.errors import VestalError
 from vestal.models.store import Store
+from vestal.models.trust import Trust
 from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions, LlamaCppOptions
+from vestal_adapters.worker.causes import cause
 from vestal_adapters.worker.host import WorkerBackend
 
 __all__ = ["LlamaCppBackend"]
@@ -31,18 +36,47 @@ class LlamaCppBackend(WorkerBackend):
 
     Options = LlamaCppOptions
     engine = "vestal_adapters.llamacpp.engine:LlamaCppEngine"
+    causes = (
+        cause("model file was opened for writing", "its model file was opened for writing"),
+        cause("(failed|unable) to allocate|bad_alloc|out of memory|MemoryError", "it got no more memory"),
+        cause("GGML_ASSERT|ggml-.*: .*assert", "a check in llama.cpp failed"),
+        cause("invalid magic|not a GGUF|bad magic", "its model file is not a GGUF"),
+        cause("libgomp: Thread creation failed", "it could not start its threads"),
+        cause("cannot open shared object file|undefined symbol", "the native library is not installed as it should be"),
+    )
 
     def engine_options(self) -> BackendOptions:
-        """The options with the model's file and the threads resolved; `ModelError` if there is no such model.
+        """The options with the model's file and the threads resolved; `ModelError` if there is no such model, or
+        if its signature is asked for and does not hold.
 
-        Asked again at every start of a worker, so that a model pulled meanwhile is found.
+        Asked again at every start of a worker, so that a model pulled meanwhile is found. The file itself is not
+        looked into here: that is for the worker, behind its sandbox.
         """
-        options = cast("LlamaCppOptions", self.options)
-        model = Store().resolve(options.model)
+        options = self._chosen
+        if options.gpu_layers and options.sandbox != "off":
+            raise VestalError(
+                f'gpu_layers is {options.gpu_layers}, and sandbox = "{options.sandbox}" withholds the GPU\'s devices',
+                hint='set gpu_layers = 0, or sandbox = "off" if you trust the model\'s file',
+            )
+        store = Store()
+        model = store.locate(options.model)
+        if options.signature == "trusted":
+            Trust(store).check(model)
         given = {name: getattr(options, name) for name in LlamaCppOptions.__struct_fields__}
         given["model"] = model.name
         given["threads"] = options.threads or usable_cores()
-        return LlamaCppEngineOptions(path=str(model.path), **given)
+        return LlamaCppEngineOptions(path=str(model.path), digest=model.digest, **given)
+
+    async def health(self) -> Health:
+        """Says what is not checked as long as it is not."""
+        health = await super().health()
+        if self._chosen.integrity != "path":
+            return health
+        return replace(health, detail=f'{health.detail}; its model file is not verified: integrity = "path"')
+
+    @property
+    def _chosen(self) -> LlamaCppOptions:
+        return cast("LlamaCppOptions", self.options)
 
     def environment(self) -> dict[str, str]:
         """Threads that give way to others, unless the operator has set it otherwise in the daemon's environment."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from vestal.backend import CountRequest, EmbedRequest, GenerateRequest, GenerateRequestV2
 from vestal.errors import ModelError, Unsupported, VestalError
-from vestal.models.gguf_file import GGUFInfo, read_gguf
+from vestal.models.gguf_file import GGUFInfo
+from vestal.models.memory import DEFAULT_CONTEXT
 from vestal.values import Capabilities
 from vestal_adapters.llamacpp.answers import Answers
 from vestal_adapters.llamacpp.batching.batch import largest_step
 from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.embed import MAX_TEXTS_PER_STEP, Embedding
 from vestal_adapters.llamacpp.generation import OPTIONS, Generation
+from vestal_adapters.llamacpp.model_file import ModelFile
 from vestal_adapters.llamacpp.native import Context, Model, Vocabulary, supports_gpu
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions
 from vestal_adapters.llamacpp.prompting.chat import ChatTemplate
@@ -20,9 +22,6 @@ from vestal_adapters.llamacpp.prompting.prompt import Prompter
 from vestal_adapters.worker.engine import Engine, Progress, StepOutput
 
 __all__ = ["DEFAULT_CONTEXT", "LlamaCppEngine"]
-
-DEFAULT_CONTEXT = 4096
-"""Tokens per slot where neither the options nor a smaller model say otherwise: the cache is allocated up front."""
 
 
 class LlamaCppEngine(Engine):
@@ -32,29 +31,41 @@ class LlamaCppEngine(Engine):
 
     def __init__(self, options: LlamaCppEngineOptions) -> None:
         self._options = options
+        self._file: ModelFile | None = None
         self._model: Model | None = None
         self._part: Generation | Embedding | None = None
 
     def __repr__(self) -> str:
         return f"<LlamaCppEngine {self._options.model!r} {self._part or 'not loaded'}>"
 
+    def open(self, progress: Progress) -> Sequence[int]:
+        self._file = ModelFile(self._options)
+        return self._file.open(progress)
+
     def load(self, progress: Progress) -> Capabilities:
-        options, path = self._options, Path(self._options.path)
-        info = read_gguf(path)
+        if self._file is None:  # nobody confines this process
+            self.open(progress)
+        try:
+            return self._load(progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, progress: Progress) -> Capabilities:
+        options, file = self._options, self._file
+        assert file is not None
+        info = file.header()
         if options.gpu_layers and not supports_gpu():
             raise VestalError(
                 f"gpu_layers is {options.gpu_layers}, and this build of llama.cpp computes on the CPU only",
                 hint="set gpu_layers = 0, or install a llama-cpp-python that was built for your GPU",
             )
-        try:
-            self._model = _open(path, options, progress)
-            progress(100.0, "allocating memory to compute in")
-            if info.is_embedding:
-                return self._load_embedding(self._model, info.architecture, progress)
-            return self._load_generation(self._model, info, progress)
-        except BaseException:
-            self.close()
-            raise
+        self._model = _open(file, options, progress)
+        file.loaded()
+        progress(100.0, "allocating memory to compute in")
+        if info.is_embedding:
+            return self._load_embedding(self._model, info.architecture, progress)
+        return self._load_generation(self._model, info, progress)
 
     def submit(self, job: int, request: GenerateRequest | GenerateRequestV2) -> None:
         self._generation().submit(job, request)
@@ -83,7 +94,9 @@ class LlamaCppEngine(Engine):
             self._part.close()
         if self._model is not None:
             self._model.close()
-        self._part = self._model = None
+        if self._file is not None:
+            self._file.close()
+        self._part = self._model = self._file = None
 
     def _generation(self) -> Generation:
         if isinstance(self._part, Generation):
@@ -169,7 +182,7 @@ class LlamaCppEngine(Engine):
         )
 
 
-def _open(path: Path, options: LlamaCppEngineOptions, progress: Progress) -> Model:
+def _open(file: ModelFile, options: LlamaCppEngineOptions, progress: Progress) -> Model:
     reported = -1
 
     def report(part: float) -> None:
@@ -178,7 +191,14 @@ def _open(path: Path, options: LlamaCppEngineOptions, progress: Progress) -> Mod
             reported = percent
             progress(float(percent), "loading the weights")
 
-    return Model.open(path, report, gpu_layers=options.gpu_layers, mmap=options.mmap, mlock=options.mlock)
+    return Model.open(
+        file.loadable,
+        report,
+        shown=file.path,
+        gpu_layers=options.gpu_layers,
+        mmap=options.mmap,
+        mlock=options.mlock,
+    )
 
 
 def _warm_up(context: Context, vocabulary: Vocabulary, progress: Progress) -> None:

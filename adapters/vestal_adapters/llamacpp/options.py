@@ -5,19 +5,20 @@ The daemon imports this module to check its configuration; nothing here may impo
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
+from vestal.models.integrity import Integrity
+from vestal_adapters.worker.options import WorkerOptions
 
 __all__ = ["LlamaCppEngineOptions", "LlamaCppOptions"]
 
 Duration = str | int | float
 
 
-class LlamaCppOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LlamaCppOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One GGUF model on llama.cpp. An embedding model makes a backend that embeds and does not generate."""
 
     model: Annotated[
@@ -45,14 +46,31 @@ class LlamaCppOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_
     gpu_layers: Annotated[int, Meta(ge=-1, le=10000, description="layers to hold on the GPU; -1 is all of them")] = 0
     mmap: Annotated[bool, Meta(description="map the model file instead of reading it into memory")] = True
     mlock: Annotated[bool, Meta(description="keep the model's pages from being swapped out")] = False
+    integrity: Annotated[
+        Integrity,
+        Meta(
+            description='how the file that is loaded stays the one that was verified: "sealed" copies it into memory,'
+            ' "lease" ends the worker when somebody opens it for writing, "path" does nothing'
+        ),
+    ] = "sealed"
+    signature: Annotated[
+        Literal["any", "trusted"],
+        Meta(description='"trusted" loads only what a trusted key has signed, and no older version than was seen'),
+    ] = "any"
+    memory_check: Annotated[
+        bool, Meta(description="refuse to load what does not fit into the memory that is available")
+    ] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             seconds = self.step_seconds
         except ValueError as exc:
             raise ValueError(f"step_target: {exc}") from None
         if seconds <= 0:
             raise ValueError("step_target: a step takes longer than 0 seconds")
+        if self.signature == "trusted" and self.integrity == "path":
+            raise ValueError('signature: "trusted" says nothing of what integrity = "path" loads: choose "sealed"')
 
     @property
     def step_seconds(self) -> float:
@@ -60,6 +78,8 @@ class LlamaCppOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_
 
 
 class LlamaCppEngineOptions(LlamaCppOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same, resolved: `path` is the file to open and `model` the name to call it by."""
+    """The same, resolved: `path` is the file to open, `digest` what it must have, `model` the name to call it by."""
 
     path: Annotated[str, Meta(min_length=1)]
+    digest: str | None = None
+    """`None` for a file outside the store, of which nobody has said what it should be."""

@@ -29,6 +29,7 @@ from vestal.errors import BackendUnavailable, VestalError, WireError
 from vestal.framing import FrameReader
 from vestal.values import Capabilities
 from vestal_adapters.worker import wire
+from vestal_adapters.worker.sandbox import OFF, SandboxMode
 from vestal_adapters.worker.stream import Stream
 
 __all__ = ["Channel"]
@@ -47,6 +48,7 @@ class Channel(asyncio.Protocol):
     def __init__(self, progress: Callable[[float, str], None], lost: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[Capabilities] = loop.create_future()
+        self.confinement = OFF
         self._closed: asyncio.Future[None] = loop.create_future()
         self._progress = progress
         self._tell_lost = lost
@@ -84,8 +86,10 @@ class Channel(asyncio.Protocol):
 
     # --- what the host asks for -------------------------------------------------------------------------------
 
-    def configure(self, engine: str, options: BackendOptions) -> None:
-        self._send(wire.Configure(engine, Raw(msgspec.msgpack.encode(options))))
+    def configure(
+        self, engine: str, options: BackendOptions, sandbox: SandboxMode = "required", memory_limit: int | None = None
+    ) -> None:
+        self._send(wire.Configure(engine, Raw(msgspec.msgpack.encode(options)), sandbox, memory_limit))
 
     def submit(self, request: GenerateRequest | GenerateRequestV2) -> Stream:
         """Start a generation. Whoever consumes the stream calls `release` when done with it."""
@@ -194,6 +198,7 @@ class Channel(asyncio.Protocol):
         if isinstance(message, wire.Progress):
             self._progress(message.percent, message.detail)
         elif isinstance(message, wire.Loaded):
+            self.confinement = message.confinement
             self.loaded.set_result(message.capabilities)
         else:
             self.loaded.set_exception(VestalError(message.message, hint=message.hint))

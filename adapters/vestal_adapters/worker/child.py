@@ -23,8 +23,9 @@ import msgspec
 
 from vestal.errors import VestalError
 from vestal_adapters.worker import wire
-from vestal_adapters.worker.engine import Engine
+from vestal_adapters.worker.engine import Engine, Progress
 from vestal_adapters.worker.loop import HostGone, Loop, Pipe, place_of
+from vestal_adapters.worker.sandbox import confine
 
 __all__ = ["main"]
 
@@ -65,10 +66,10 @@ def serve(pipe: Pipe) -> int:
     configure, *early = _first(pipe)
     if not isinstance(configure, wire.Configure):
         raise VestalError(f"{type(configure).__name__} to a worker that is not configured")
+    progress = _Progress(pipe)
     try:
-        # Whatever will confine this process goes between these two: after the imports, before the model.
-        engine_class = import_engine(configure.engine)
-        engine, loaded = load_engine(engine_class, configure.options, pipe)
+        pipe.send(wire.encode(wire.Progress(0)))  # the handshake: this process runs
+        engine, loaded = load_engine(import_engine(configure.engine), configure, progress)
     except HostGone:
         raise
     except Exception as exc:  # whatever it is, it is said in words before the process ends
@@ -101,11 +102,15 @@ def import_engine(name: str) -> type[Engine]:
     return found
 
 
-def load_engine(engine_class: type[Engine], options: msgspec.Raw, pipe: Pipe) -> tuple[Engine, wire.Loaded]:
-    """Make the engine and read its model: the first time that anything untrusted is looked at."""
+def load_engine(
+    engine_class: type[Engine], configure: wire.Configure, progress: Progress
+) -> tuple[Engine, wire.Loaded]:
+    """Make the engine, open its files, lock the door, and read its model: the first untrusted thing to be parsed."""
     create = cast("Callable[[object], Engine]", engine_class)  # each engine's own Options
-    engine = create(msgspec.msgpack.decode(options, type=engine_class.Options))
-    return engine, wire.Loaded(engine.load(_Progress(pipe)))
+    engine = create(msgspec.msgpack.decode(configure.options, type=engine_class.Options))
+    files = engine.open(progress)
+    confinement = confine(configure.sandbox, files, configure.memory_limit)
+    return engine, wire.Loaded(engine.load(progress), confinement)
 
 
 class _Progress:

@@ -11,7 +11,7 @@ An engine names jobs by the host's numbers. It raises `vestal.errors.WireError` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from vestal.backend import (
@@ -41,9 +41,17 @@ Progress = Callable[[float, str], None]
 
 
 class Engine(ABC):
-    """One loaded model. Created in the child, after its sandbox is up, from the adapter's options."""
+    """One loaded model, made in the child from the adapter's options: `open`, then the sandbox, then `load`."""
 
     Options: ClassVar[type[BackendOptions]] = BackendOptions
+
+    def open(self, progress: Progress) -> Sequence[int]:
+        """Open, verify and hold the files that `load` reads; called before the sandbox and parsing nothing.
+
+        Returns the descriptors of files on disk, so that the sandbox lets `load` open them again by
+        `/proc/self/fd/N`; a memfd needs no rule. No thread may be left running. Raises as `load` does.
+        """
+        return ()
 
     @abstractmethod
     def load(self, progress: Progress) -> Capabilities:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from vestal.backend import (
     Backend,
@@ -32,7 +32,10 @@ from vestal.backend import (
     Unavailable,
 )
 from vestal.errors import BackendCrashed, BackendUnavailable, InternalError, VestalError
+from vestal_adapters.worker.causes import Cause, explain, without_places
 from vestal_adapters.worker.channel import Channel
+from vestal_adapters.worker.heartbeat import until_silent
+from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.process import Process, describe_exit
 from vestal_adapters.worker.restarts import RestartPolicy
 
@@ -62,6 +65,10 @@ _HEALTH: dict[State, Literal["ok", "loading", "unavailable", "stopped"]] = {
 EXIT_PATIENCE = 0.05
 KILL_PATIENCE = 1.0  # from SIGKILL to reaped; only a process stuck in the kernel takes longer
 PING_PATIENCE = 0.2  # a step should be shorter
+HANDSHAKE_PATIENCE = 30.0  # from the spawn to the first word: starting Python, on a machine that swaps
+# The first load is bounded by whoever waits for `start`; a later one by what the first has shown to be enough.
+RELOAD_FACTOR = 10
+RELOAD_LEAST = 60.0
 
 
 class WorkerBackend(Backend):
@@ -70,9 +77,13 @@ class WorkerBackend(Backend):
     engine: str
     """"module:Class" of a `vestal_adapters.worker.engine.Engine`; imported in the child only."""
 
+    causes: ClassVar[tuple[Cause, ...]] = ()
+    """What the engine's last lines mean: the first that fits is told, beside how the process ended."""
+
     def __init__(self, name: str, options: BackendOptions) -> None:
         super().__init__(name, options)
         self.options = options
+        self._rules = options if isinstance(options, WorkerOptions) else WorkerOptions()
         self._state: State = "stopped"
         self._reason = "not started"
         self._report: Report = _nobody
@@ -82,7 +93,9 @@ class WorkerBackend(Backend):
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._died = asyncio.Event()
+        self._spoke = asyncio.Event()
         self._cause = ""
+        self._first_load = 0.0
         self._supervisor: asyncio.Task[None] | None = None
 
     def engine_options(self) -> BackendOptions:
@@ -148,6 +161,8 @@ class WorkerBackend(Backend):
             detail=self._detail(answered),
             pid=None if running is None else running.pid,
             restarts=self._restarts.deaths,
+            sandbox=self._channel.confinement.layers if self.ready and self._channel is not None else (),
+            unsandboxed=self._channel.confinement.missing if self.ready and self._channel is not None else (),
         )
 
     def _detail(self, answered: float | None) -> str:
@@ -163,6 +178,8 @@ class WorkerBackend(Backend):
     async def start(self, report: Report) -> None:
         self._go("loading", "its model is being loaded")
         self._report, self._restarts, self._died = report, RestartPolicy(), asyncio.Event()
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         try:
             await self._launch()
         except BaseException as exc:
@@ -171,6 +188,7 @@ class WorkerBackend(Backend):
             elif isinstance(exc, VestalError):
                 raise self._stopped_while_loading() from None
             raise
+        self._first_load = clock() - begun
         if self._state != "loading":  # stopped between the worker's last word and this one
             raise self._stopped_while_loading()
         self._serve()
@@ -216,7 +234,7 @@ class WorkerBackend(Backend):
 
     async def _launch(self) -> None:
         """Spawn a worker and load its model; raises `VestalError`, leaving no process behind."""
-        self._percent, self._cause = 0.0, ""
+        self._percent, self._cause, self._spoke = 0.0, "", asyncio.Event()
         options = self.engine_options()
         try:
             process = Process([CHILD_MODULE], self.environment())
@@ -226,7 +244,8 @@ class WorkerBackend(Backend):
         self._process, self._channel = process, channel
         try:
             await channel.connect(process.channel)
-            channel.configure(self.engine, options)
+            channel.configure(self.engine, options, self._rules.sandbox, self._rules.memory_limit)
+            await self._handshake(channel)
             self.capabilities = await channel.loaded
             if self._cause:  # it said it was loaded, and died
                 raise VestalError(self._cause)
@@ -237,6 +256,19 @@ class WorkerBackend(Backend):
             await channel.closed()
             raise
 
+    async def _handshake(self, channel: Channel) -> None:
+        """Wait for the worker's first word, or its end."""
+        spoke = asyncio.create_task(self._spoke.wait())
+        try:
+            await asyncio.wait((spoke, channel.loaded), timeout=HANDSHAKE_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            spoke.cancel()
+        if not self._spoke.is_set() and not channel.loaded.done():
+            raise VestalError(
+                f"the worker of backend {self.name!r} said nothing for {HANDSHAKE_PATIENCE:g} s after it was started",
+                hint="the machine is overloaded, or something holds the process: see what it waits for",
+            )
+
     def _serve(self) -> None:
         self._restarts.serving(asyncio.get_running_loop().time())
         self._go("ready", "")
@@ -244,8 +276,9 @@ class WorkerBackend(Backend):
     # --- what the worker does by itself -----------------------------------------------------------------------
 
     def _on_progress(self, percent: float, detail: str) -> None:
+        self._spoke.set()
         self._percent = max(self._percent, percent)
-        if self._state == "loading":
+        if self._state == "loading" and (percent or detail):  # the very first says no more than that it is there
             self._tell(Loading(self._percent, detail))
 
     def _on_lost(self, fault: str) -> None:
@@ -258,7 +291,8 @@ class WorkerBackend(Backend):
         process.kill()
         if loading:
             last = process.stderr.lines[-1:]  # nobody's text is in a worker that has not loaded
-            channel.loaded.set_exception(VestalError(cause, hint=f"its last words: {last[0]}" if last else None))
+            hint = f"its last words: {without_places(last[0])}" if last else None
+            channel.loaded.set_exception(VestalError(cause, hint=hint))
         elif self._state == "ready":
             self._down(cause)
             channel.fail(lambda: self._crash(cause))
@@ -266,7 +300,8 @@ class WorkerBackend(Backend):
     def _diagnosis(self, process: Process, fault: str, doing: str) -> str:
         if not fault and process.collect(EXIT_PATIENCE):
             fault = describe_exit(process.returncode or 0, doing)
-        return f"the worker of backend {self.name!r} {fault or 'closed its pipe'}"
+        known = explain(self.causes, process.stderr.lines)
+        return f"the worker of backend {self.name!r} {fault or 'closed its pipe'}{known and f' ({known})'}"
 
     def _crash(self, cause: str) -> BackendCrashed:
         return BackendCrashed(
@@ -288,7 +323,7 @@ class WorkerBackend(Backend):
     async def _supervise(self) -> None:
         try:
             while True:
-                await self._died.wait()
+                await self._until_death()
                 self._died.clear()
                 if self._process is not None and self._channel is not None:
                     await self._process.ended()
@@ -303,9 +338,26 @@ class WorkerBackend(Backend):
                 self._process.kill()
                 self._process.collect(KILL_PATIENCE)
 
+    async def _until_death(self) -> None:
+        channel, patience = self._channel, self._rules.heartbeat_seconds
+        if await until_silent(self._died, patience, self._answers) and channel is not None:
+            # No SIGTERM before: it has nothing to save, and a stopped process would not hear it.
+            self._on_lost(f"gave no answer for {patience:g} s; if its steps take that long, raise `heartbeat`")
+            channel.close()
+
+    async def _answers(self, timeout: float) -> bool:
+        channel = self._channel
+        if channel is None or self._state != "ready":
+            return True  # it is being ended, or has been: nothing to ask
+        return await channel.ping(timeout) is not None or self._state != "ready"
+
     async def _restart(self) -> None:
+        patience = max(RELOAD_LEAST, RELOAD_FACTOR * self._first_load)
         try:
-            await self._launch()
+            async with asyncio.timeout(patience):
+                await self._launch()
+        except TimeoutError:
+            self._down(f"the worker of backend {self.name!r} was started again and not loaded within {patience:.0f} s")
         except VestalError as error:
             self._down(str(error))
         except Exception as exc:  # an adapter's hook is broken: said, and tried again like any failure

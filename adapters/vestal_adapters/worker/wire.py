@@ -5,10 +5,11 @@ host's numbers. The worker is not trusted: it runs native code on untrusted inpu
 checked against these types *and* against `check_event`, and anything else ends it.
 
     host → child   Configure, then Submit | SubmitV2 | Embed | Count | Cancel | Ping in any order, then Stop
-    child → host   Progress*, then Loaded | LoadFailed; then Outputs | Embedded | Counted | Failed | Pong
+    child → host   Progress+, then Loaded | LoadFailed; then Outputs | Embedded | Counted | Failed | Pong
 
-Every job but a cancelled one ends in exactly one of: an `EndEvent` in `Outputs`, `Embedded`, `Counted`,
-`Failed`. A cancelled job may still be spoken of by what was already under way; the host ignores that.
+The first `Progress` comes at once: it is the handshake. Every job but a cancelled one ends in exactly one of: an
+`EndEvent` in `Outputs`, `Embedded`, `Counted`, `Failed`. A cancelled job may still be spoken of by what was already
+under way; the host ignores that.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from vestal.backend import (
 from vestal.errors import ERROR_CLASSES, InternalError, WireError
 from vestal.framing import MAX_FRAME_LIMIT, frame
 from vestal.values import Capabilities, TokenLogprob
+from vestal_adapters.worker.sandbox import OFF, Confinement, SandboxMode
 
 __all__ = [
     "MAX_CONTROL",
@@ -90,10 +92,15 @@ JobEvent = PromptEvent | TextEvent | ThinkingEvent | ToolUseEvent | EndEvent
 
 
 class Configure(Struct, frozen=True, tag="configure"):
-    """First and once: which engine ("module:Class"), and its `Options`, still encoded for their own type."""
+    """First and once: which engine ("module:Class"), and its `Options`, still encoded for their own type.
+
+    `sandbox` is put on before the model is read, and `memory_limit` with it.
+    """
 
     engine: str
     options: Raw
+    sandbox: SandboxMode = "required"
+    memory_limit: int | None = None
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -149,8 +156,11 @@ class Progress(Struct, frozen=True, tag="progress"):
 
 class Loaded(Struct, frozen=True, tag="loaded"):
     capabilities: Capabilities
+    confinement: Confinement = OFF
 
     def __post_init__(self) -> None:
+        if sum(map(len, (*self.confinement.layers, *self.confinement.missing))) > MAX_TEXT:
+            raise ValueError(f"confinement: more than {MAX_TEXT} characters")
         if self.capabilities.slots > MAX_SLOTS:
             raise ValueError(f"slots: {self.capabilities.slots}, at most {MAX_SLOTS}")
         capabilities = self.capabilities

@@ -124,9 +124,7 @@ def _show(puppet: Puppet, argument: str) -> None:
 
 def _shut(puppet: Puppet, argument: str) -> None:
     """Leave the pipe, and live on: deaf and mute, but not dead."""
-    import socket
-
-    socket.socket(fileno=os.dup(_pipe())).shutdown(socket.SHUT_RDWR)
+    os.close(_pipe())
     time.sleep(3600)
 
 

@@ -290,7 +290,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_the_worker(serving: Serving, pupp
         ("kill:9", "was killed by SIGKILL while loading the model: likely out of memory"),
         ("kill:6", "aborted (SIGABRT) while loading the model"),
         ("kill:11", "crashed (SIGSEGV) while loading the model"),
-        ("exit:3", "exited with status 3 while loading the model (its last words: file not readable: /models/x)"),
+        ("exit:3", "exited with status 3 while loading the model (its last words: file not readable: …/x)"),
         ("raise:vestal", "the model is of a family that nobody knows (take another one)"),
         ("raise:bug", "engine puppets:Puppet failed to load: KeyError at puppets.py"),
         ("shut", "closed its pipe"),

@@ -40,15 +40,17 @@ class Model:
         path: Path,
         progress: LoadProgress,
         *,
+        shown: Path | None = None,
         gpu_layers: int = 0,
         mmap: bool = True,
         mlock: bool = False,
     ) -> Model:
-        """Load the file; `ModelError` with llama.cpp's own reason if it cannot.
+        """Load the file, called `shown` in messages; `ModelError` with llama.cpp's own reason if it cannot.
 
         What `progress` raises stops the loading and is raised again.
         """
         _initialise()
+        shown = shown or path
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = _load_mode(mmap, mlock)
@@ -60,11 +62,11 @@ class Model:
                 lib.llama_model_free(handle)
             raise watched.error
         if handle is None:
-            raise ModelError(f"llama.cpp cannot load {path}: {log.cause()}", hint=log.hint())
+            raise ModelError(f"llama.cpp cannot load {shown}: {_cause(path, shown)}", hint=log.hint())
         if lib.llama_vocab_type(lib.llama_model_get_vocab(handle)) == lib.LLAMA_VOCAB_TYPE_NONE:
             lib.llama_model_free(handle)  # asking it for a token would abort the process
-            raise ModelError(f"{path} has no vocabulary", hint="choose a model that comes with its tokenizer")
-        return cls(handle, path)
+            raise ModelError(f"{shown} has no vocabulary", hint="choose a model that comes with its tokenizer")
+        return cls(handle, shown)
 
     def __repr__(self) -> str:
         return f"<Model {self.path.name!r} {'closed' if self._handle is None else self.vocabulary}>"
@@ -81,6 +83,11 @@ class Model:
         if self._handle is not None:
             lib.llama_model_free(self._handle)
             self._handle = None
+
+
+def _cause(path: Path, shown: Path) -> str:
+    """llama.cpp's reason, where it names the file as people know it."""
+    return log.cause().replace(str(path), str(shown))
 
 
 class _Watched:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from vestal.errors import Unsupported, WireError
+from vestal.errors import ModelError, Unsupported, WireError
 from vestal.values import (
     Message,
     MessageV2,
@@ -30,7 +30,7 @@ from vestal_adapters.llamacpp.families import DEFAULT, Family
 from vestal_adapters.llamacpp.prompting import default_tools
 from vestal_adapters.llamacpp.prompting.conventions import Turn, definitions, find_convention, one_by_one, tool_turns
 from vestal_adapters.llamacpp.prompting.guard import Segment, SpecialGuard
-from vestal_adapters.llamacpp.prompting.rendering import Renderer
+from vestal_adapters.llamacpp.prompting.rendering import Renderer, TemplateOverdue
 from vestal_adapters.llamacpp.reading.thinking import Tags, effort, find_tags, has_knob, refuse_off
 
 __all__ = ["CHATML", "ChatTemplate", "Prompt"]
@@ -203,7 +203,10 @@ class ChatTemplate:
         return [self._deep(item) for item in value] if isinstance(value, list) else value
 
     def _without_answer(self, turns: Sequence[Turn], tools: Sequence[Any] | None) -> str:
-        return self._renderer.render(turns, tools, answer=False)
+        try:
+            return self._renderer.render(turns, tools, answer=False)
+        except TemplateOverdue as error:  # two turns at load: no request would ever get further
+            raise ModelError(error.message, hint="the file's template loops: try another conversion") from None
 
     def _shows_system(self) -> bool:
         try:
