@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vestal.audit import BEFORE, Head, Record, read_line, seal
@@ -75,7 +76,10 @@ class Journal:
         return done
 
     def close(self) -> None:
-        """Flush to the disk and give the lock back. Idempotent."""
+        """Flush to the disk, as far as it can be, and give the lock back. Idempotent."""
+        if self._fd >= 0:
+            with suppress(OSError):  # a full or broken disk: what could not be kept has been counted
+                os.fsync(self._fd)
         self._close_file()
         if self._directory >= 0:
             os.close(self._directory)

@@ -24,7 +24,7 @@ import msgspec
 from vestal.errors import VestalError
 from vestal_adapters.worker import wire
 from vestal_adapters.worker.engine import Engine, Progress
-from vestal_adapters.worker.loop import HostGone, Loop, Pipe, place_of
+from vestal_adapters.worker.loop import HostBroken, HostGone, Loop, Pipe, place_of
 from vestal_adapters.worker.sandbox import confine
 
 __all__ = ["main"]
@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         return serve(Pipe(sock))
     except HostGone:
         return 0
+    except HostBroken as broken:
+        sys.stderr.write(f"{broken.message}\n")
+        return 1
     finally:
         sock.detach()  # closed by the kernel at the very end: the host takes its end for that of the process
 
@@ -65,7 +68,7 @@ def serve(pipe: Pipe) -> int:
     """Be configured, load, serve, stop."""
     configure, *early = _first(pipe)
     if not isinstance(configure, wire.Configure):
-        raise VestalError(f"{type(configure).__name__} to a worker that is not configured")
+        raise HostBroken(f"the host sent {type(configure).__name__} to a worker that is not configured")
     progress = _Progress(pipe)
     try:
         pipe.send(wire.encode(wire.Progress(0)))  # the handshake: this process runs
@@ -110,6 +113,8 @@ def load_engine(
     engine = create(msgspec.msgpack.decode(configure.options, type=engine_class.Options))
     files = engine.open(progress)
     confinement = confine(configure.sandbox, files, configure.memory_limit)
+    if confinement.missing:
+        progress(0.0, f"its worker is not confined by {', '.join(confinement.missing)}")
     return engine, wire.Loaded(engine.load(progress), confinement)
 
 

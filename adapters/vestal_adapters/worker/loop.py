@@ -14,19 +14,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import PurePath
 
+import msgspec
+
 from vestal.backend import EmbedResult, EndEvent, TextEvent
 from vestal.errors import InternalError, VestalError, WireError
 from vestal.framing import FrameReader
 from vestal_adapters.worker import wire
 from vestal_adapters.worker.engine import Engine, StepOutput
 
-__all__ = ["HostGone", "Loop", "Pipe", "place_of"]
+__all__ = ["HostBroken", "HostGone", "Loop", "Pipe", "place_of"]
 
 READ_SIZE = 256 * 1024
 
 
 class HostGone(Exception):
     """The pipe has ended: there is nobody to work for."""
+
+
+class HostBroken(VestalError):
+    """The host said what it must not say. There is nobody to tell: the worker ends, with this as its last words."""
 
 
 class Pipe:
@@ -37,7 +43,10 @@ class Pipe:
         self._frames = FrameReader(wire.MAX_FRAME)
 
     def receive(self, *, wait: bool) -> list[wire.HostMessage]:
-        """What has arrived, perhaps nothing; with `wait` block until something does. Raises `HostGone`."""
+        """What has arrived, perhaps nothing; with `wait` block until something does.
+
+        Raises `HostGone`, `HostBroken`.
+        """
         try:
             data = self._socket.recv(READ_SIZE, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -46,7 +55,11 @@ class Pipe:
             raise HostGone from exc
         if not data:
             raise HostGone
-        return [wire.decode_host(payload) for payload in self._frames.feed(data)]
+        try:
+            return [wire.decode_host(payload) for payload in self._frames.feed(data)]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, WireError) as exc:
+            # Its text stays out of it: it may quote a prompt.
+            raise HostBroken(f"the host broke the worker protocol: {type(exc).__name__}") from None
 
     def send(self, frames: bytes) -> None:
         """Send all of it, waiting for the host to read. Raises `HostGone`."""
@@ -68,7 +81,7 @@ class Loop:
         self._jobs: set[int] = set()
 
     def run(self, messages: list[wire.HostMessage]) -> None:
-        """Serve until `Stop`, beginning with `messages`. Raises `HostGone`."""
+        """Serve until `Stop`, beginning with `messages`. Raises `HostGone`, `HostBroken`."""
         engine, pipe = self._engine, self._pipe
         while True:
             for message in messages:
@@ -91,7 +104,7 @@ class Loop:
                 self._drop(message.job)
                 self._pipe.send(_failure(message.job, exc))
         else:
-            raise VestalError(f"{type(message).__name__} to a worker that serves")
+            raise HostBroken(f"the host sent {type(message).__name__} to a worker that serves")
 
     def _hand_over(self, message: wire.Submit | wire.SubmitV2 | wire.Embed | wire.Count) -> None:
         if isinstance(message, wire.Count):
