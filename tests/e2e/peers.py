@@ -54,7 +54,7 @@ class Peer:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | socket.socket,
         kind: SocketKind,
         versions: Iterable[int] = (2, 1),
         *,
@@ -63,7 +63,8 @@ class Peer:
         client: str = "test",
     ) -> None:
         self.conn = ClientConnection(kind)
-        self.sock = connect(path)
+        self.sock = connect(path) if isinstance(path, Path) else path
+        self.sock.settimeout(PATIENCE)
         self.untaken: deque[m.AnyMessage] = deque()
         self._numbers = itertools.count(1)
         try:

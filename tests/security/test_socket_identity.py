@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import struct
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,45 +14,15 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Daemon, echo
 from tests.e2e.peers import Peer, RawPeer, framed
+from tests.e2e.users import connected_as, needs_root, open_to_all
 from vestal import messages as m
 from vestal.audit_files import file_names, lines_of
 from vestal.connection import SocketKind
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can connect as other users")
+pytestmark = needs_root
 
 ANN, BOB, STAFF = 12345, 12346, 23456
 HELLO = framed({"type": "hello", "versions": [2], "client": "root says it is root"})
-
-
-def open_to_all(daemon: Daemon) -> Daemon:
-    """Let every user reach the sockets, so that only the daemon's own look at them is left."""
-    daemon.home.chmod(0o755)
-    daemon.runtime_dir.chmod(0o755)
-    for kind in ("admin", "infer", "embed"):
-        if daemon.path(kind).exists():
-            daemon.path(kind).chmod(0o666)
-    return daemon
-
-
-def connected_as(path: Path, uid: int, groups: tuple[int, ...] = ()) -> socket.socket:
-    """A connection that another user made, handed over to this process (SCM_RIGHTS)."""
-    ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(groups)
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            with socket.socket(socket.AF_UNIX) as made:
-                made.connect(str(path))
-                socket.send_fds(theirs, [b"."], [made.fileno()])
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    theirs.close()
-    with ours:
-        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
-    return socket.socket(fileno=fd)
 
 
 class Handed(RawPeer):
