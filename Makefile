@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test security lint bench plots reference clean
 
 help: ## what each word does
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(STAMP) ## fetch two small models, start a private vestald, watch it answ
 test: $(STAMP) ## the whole suite
 	@$(BIN)/python -m pytest $(ARGS)
 
+security: $(STAMP) ## the proofs of THREAT_MODEL.md, finding by finding (ARGS="12 38": only those)
+	@$(BIN)/python -m tests.security.report $(ARGS)
+
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -39,6 +42,13 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 bench: $(STAMP) ## the benchmarks, as ratios in one run
 	@$(BIN)/python -m benchmarks
+
+plots: $(STAMP) ## the pictures of docs/, from the simulations they show
+	@$(BIN)/python -m benchmarks.admission_plot
+
+reference: $(STAMP) ## docs/reference/options.md, from the declarations of the options
+	@$(BIN)/python -m vestald.config.reference > docs/reference/options.md.new
+	@mv docs/reference/options.md.new docs/reference/options.md
 
 clean: ## remove .venv and caches (not the model store)
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ Failure
 ├── BadConfiguration   78  the file, a flag, the runtime directory, an adapter's options
 ├── AlreadyRunning     75  another instance owns the runtime directory
 ├── BackendFailed      69  a backend did not become ready
+├── ServiceRefused     69  systemd, or the system, would not take the unit
 └── BackendAbandoned   70  a backend did not stop
 """
 
@@ -13,7 +14,15 @@ from typing import ClassVar
 
 from vestal.errors import VestalError
 
-__all__ = ["EX_INTERNAL", "AlreadyRunning", "BackendAbandoned", "BackendFailed", "BadConfiguration", "Failure"]
+__all__ = [
+    "EX_INTERNAL",
+    "AlreadyRunning",
+    "BackendAbandoned",
+    "BackendFailed",
+    "BadConfiguration",
+    "Failure",
+    "ServiceRefused",
+]
 
 EX_INTERNAL = 70
 
@@ -33,6 +42,10 @@ class AlreadyRunning(Failure):
 
 
 class BackendFailed(Failure):
+    exit_code = 69
+
+
+class ServiceRefused(Failure):
     exit_code = 69
 
 

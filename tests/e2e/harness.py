@@ -49,6 +49,7 @@ class Daemon:
         environ: Mapping[str, str] | None = None,
         uid: int | None = None,
         open_files: int | None = None,
+        under: tuple[str, ...] = (),
     ) -> None:
         self.home = home
         self.runtime_dir = runtime_dir or home / "r"
@@ -59,7 +60,7 @@ class Daemon:
         file.write_text(f"{config}\n{audit}")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VESTAL", "XDG"))}
         places = {"HOME": str(home), "VESTAL_HOME": str(home / "store"), "VESTAL_RUNTIME_DIR": str(self.runtime_dir)}
-        command = [sys.executable, "-m", "vestald", "--config", str(file), *arguments]
+        command = [*under, sys.executable, "-m", "vestald", "--config", str(file), *arguments]
         if open_files is not None:
             command = ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(

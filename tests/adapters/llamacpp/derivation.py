@@ -38,11 +38,13 @@ class Derivation:
             case Ref(name):
                 return self._derive(self._grammar[name])
             case Choice(options):
-                option = min(options, key=self._sum) if self._left < 0 else self._random.choice(options)
+                ending = [option for option in options if self._sum(option) < FAR] or options
+                option = min(options, key=self._sum) if self._left < 0 else self._random.choice(ending)
                 return "".join(map(self._derive, option))
             case Repeat(repeated, low, high):
                 most = low + self._random.choice([0, 1, 3]) if high is None else high
-                count = low if self._left < 0 else self._random.randint(low, min(most, low + 10))
+                endless = self._price(repeated) >= FAR
+                count = low if self._left < 0 or endless else self._random.randint(low, min(most, low + 10))
                 return "".join(self._derive(repeated) for _ in range(count))
 
     def _price(self, item: Item) -> int:
