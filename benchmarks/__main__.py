@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, table
 
-_ALL = ("relay", "footprint", "decode", "engine", "servers", "admission", "crowd", "sandbox")
+_ALL = ("relay", "footprint", "decode", "engine", "servers", "admission", "crowd", "sandbox", "silent")
 _RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

@@ -26,8 +26,9 @@ def private_daemon(
         runtime = Path(folder)
         config = runtime / "vestald.toml"
         audit = f'[audit]\ndirectory = "{runtime / "audit"}"\n'
-        config.write_text(f'[daemon]\nruntime_dir = "{runtime / "run"}"\n{audit}{backends}')
-        process = subprocess.Popen([sys.executable, "-m", "vestald", "--config", str(config), "--log-level", "warning"])
+        config.write_text(f"{audit}{backends}")
+        command = [sys.executable, "-m", "vestald", "--config", str(config), "--log-level", "warning"]
+        process = subprocess.Popen([*command, "--runtime-dir", str(runtime / "run")])
         try:
             with client(runtime_dir=runtime / "run") as waiting:
                 waiting.wait_ready(timeout=ready_timeout)

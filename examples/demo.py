@@ -83,10 +83,10 @@ class Daemon:
         self.directory = Path(tempfile.mkdtemp(prefix="vestal-demo-", dir="/tmp"))
         config = self.directory / "vestald.toml"
         audit = f'[audit]\ndirectory = "{self.directory}/audit"\n'
-        config.write_text(f'[daemon]\nruntime_dir = "{self.directory}"\n{audit}{backends}')
+        config.write_text(f"{audit}{backends}")
         with (self.directory / "stderr").open("wb") as log:
             # In a session of its own, so that Ctrl-C reaches this program only, which then stops the daemon.
-            command = [sys.executable, "-m", "vestald", "--config", str(config)]
+            command = [sys.executable, "-m", "vestald", "--config", str(config), "--runtime-dir", str(self.directory)]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
 
     def admin(self) -> vestal.AdminClient:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import NoReturn
 
-import msgspec
-
 from vestal.errors import VestalError
-from vestald import __version__, logs
+from vestald import logs
 from vestald.app import App
-from vestald.config import Config, load
+from vestald.config import Config, Sources
+from vestald.config.flags import parse
 from vestald.failures import EX_INTERNAL, BackendAbandoned, Failure
 from vestald.secrecy import keep_memory_private
 
@@ -24,40 +22,40 @@ __all__ = ["main"]
 
 _LAST_TURN = 0.2  # seconds that tasks of adapters have to end in once the daemon's life is over
 
-_EPILOG = """exit codes: 0 stopped as asked; 69 a backend failed to become ready; 70 internal;
-75 another instance owns the runtime directory; 78 bad configuration"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vestald",
-        description="Keep language models warm for every app on this machine, over Unix sockets.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML file (default: $VESTAL_CONFIG, else ~/.config/vestal/vestald.toml)",
-    )
-    parser.add_argument(
-        "--runtime-dir",
-        metavar="DIR",
-        help="directory of the sockets (default: $VESTAL_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vestal)",
-    )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    parser.add_argument("--version", action="version", version=f"vestald {__version__}")
-    return parser
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run until stopped; the process's exit code."""
-    args = _parser().parse_args(argv)
-    logs.configure(args.log_level, sys.stderr)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["install-service"]:
+        from vestald.service import install_service
+
+        return _told(lambda: install_service(words[1:]))
+    if words[:1] == ["doctor"]:
+        from vestald.doctor.command import main as doctor
+
+        return _told(lambda: doctor(words[1:]))
+    if words[:1] == ["config"]:
+        from vestald.config.command import main as config
+
+        return _told(lambda: config(words[1:]))
+    sources = parse(words)
+    logs.configure("info", sys.stderr)
+    return _told(lambda: _serve(sources))
+
+
+def _serve(sources: Sources) -> int:
+    keep_memory_private()
+    config = sources.read()
+    logs.set_level(config.daemon.log_level)
+    for warning in config.warnings:
+        logging.getLogger("vestald").warning(warning)
+    return _run(config, sources)
+
+
+def _told(deed: Callable[[], int]) -> int:
+    """The exit code of a deed, and for what goes wrong in it a line."""
     try:
-        keep_memory_private()
-        return _run(_configure(args))
+        return deed()
     except Failure as failure:
         return _give_up(str(failure), failure.exit_code)
     except VestalError as error:
@@ -67,23 +65,14 @@ def main(argv: list[str] | None = None) -> int:
         return _give_up(f"{type(fault).__name__} (a bug: please report the lines above)", EX_INTERNAL)
 
 
-def _configure(args: argparse.Namespace) -> Config:
-    config = load(args.config)
-    if args.runtime_dir:
-        config = msgspec.structs.replace(
-            config, daemon=msgspec.structs.replace(config.daemon, runtime_dir=args.runtime_dir)
-        )
-    return config
-
-
-def _run(config: Config) -> int:
+def _run(config: Config, sources: Sources) -> int:
     import uvloop
 
     async def live() -> int:
         asyncio.get_running_loop().set_exception_handler(logs.report_fault)
         code = 0
         try:
-            await App(config).run()
+            await App(config, sources).run()
         except Failure as failure:
             code = _give_up(str(failure), failure.exit_code)
             if isinstance(failure, BackendAbandoned):

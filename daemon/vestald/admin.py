@@ -19,11 +19,12 @@ from vestald.auditor import Auditor
 from vestald.events import EventHub
 from vestald.job import Ended, Jobs
 from vestald.lifecycle import ADMIN_COMMANDS
+from vestald.reloading import Reload
 from vestald.session import Host, Session
 
 __all__ = ["AdminHost", "AdminSession"]
 
-_CHANGES = m.CancelRequest | m.Drain | m.Undrain | m.RestartBackend | m.Stop
+_CHANGES = m.CancelRequest | m.Drain | m.Undrain | m.RestartBackend | m.Reload | m.Stop
 """Commands that are audited when they are obeyed too: one that only looks may come every second, for years."""
 _BACKLOG = 1000  # events kept for a subscriber that does not read
 
@@ -43,6 +44,7 @@ class AdminHost(Host, Protocol):
     def drain(self) -> None: ...
     def undrain(self) -> None: ...
     def restart_backend(self, name: str) -> None: ...
+    def reload(self, by: str) -> Reload: ...
     def stop(self, deadline: float | None, why: str) -> None: ...
 
 
@@ -93,6 +95,8 @@ class AdminSession(Session):
             self.send(m.MetricsReport(id=id, text=self.host.metrics_text()))
         elif isinstance(message, m.CancelRequest):
             self._cancel_request(message)
+        elif isinstance(message, m.Reload):
+            self.send(_reloaded(id, self.host.reload(f"admin uid {self.peer.uid} pid {self.peer.pid}")))
         elif isinstance(message, m.RestartBackend):
             self.host.restart_backend(message.backend)
             self._acknowledge(id, f"backend {message.backend} restarts")
@@ -146,6 +150,15 @@ class AdminSession(Session):
                 self.send(error_frame(error, id))
         finally:
             unsubscribe()
+
+
+def _reloaded(id: int, done: Reload) -> m.Reloaded:
+    applied, kept = (
+        [m.OptionChange(key=change.key, before=change.before, after=change.after) for change in changes]
+        for changes in (done.applied, done.kept)
+    )
+    file = str(done.config.source).encode("utf-8", "backslashreplace").decode() if done.config.source else None
+    return m.Reloaded(id=id, file=file, applied=applied, restart_to_apply=kept, warnings=list(done.config.warnings))
 
 
 def _facts(message: m.AnyMessage) -> dict[str, Any]:

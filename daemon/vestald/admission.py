@@ -79,6 +79,14 @@ class Scheduler:
         if lane := self.lanes.get(name):
             lane.open, lane.given_up = False, reason or "it has failed"
 
+    def adjust(self, *, queue_depth: int, per_caller: int, unavailable_timeout: float | None) -> None:
+        """Other bounds and weights from now on. What waits goes on waiting, also where a new bound is less."""
+        self.queue_depth, self.per_caller, self.unavailable_timeout = queue_depth, per_caller, unavailable_timeout
+        for lane in self.lanes.values():
+            lane.reweigh()
+            if lane.away_since is not None:
+                lane.away_until = None if unavailable_timeout is None else lane.away_since + unavailable_timeout
+
     # --- tickets ----------------------------------------------------------------------------------------------
 
     def submit(self, ticket: Ticket, now: float) -> None:

@@ -29,6 +29,7 @@ from vestal.values import (
     Usage,
 )
 from vestald.job import Ended, Job
+from vestald.metrics.meter import Meter
 from vestald.session import Session
 
 __all__ = ["Answer", "Collected", "Terminal", "internal_error"]
@@ -141,7 +142,9 @@ class Answer(Terminal):
         stream: bool,
     ) -> None:
         super().__init__(session, job, ended)
+        self.meter = Meter()
         self._first: float | None = None
+        self._last = 0.0
         self._used: Usage | None = None
         self._prompt = PromptEvent(input_tokens=0)
         self._collected = None if stream else Collected()
@@ -153,8 +156,13 @@ class Answer(Terminal):
             self._prompt = event
             return
         self.job.output_tokens += event.tokens
+        now = time.monotonic()
         if self._first is None:
-            self._first = time.monotonic()
+            self._first = now
+            self.meter.began(now - self.job.accepted)
+        else:
+            self.meter.paused(now - self._last)
+        self._last = now
         if self._collected is not None:
             self._collected.add(event)
         elif type(event) is TextEvent:

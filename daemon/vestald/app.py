@@ -8,27 +8,35 @@ work run until the deadline, cut the rest with `shutting_down`, stop the backend
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from vestal.connection import SocketKind
+from vestal.errors import InvalidRequest
 from vestald.admin import AdminSession
 from vestald.audit import AuditLog
 from vestald.audit_journal import Journal
-from vestald.config import Config
+from vestald.config import Config, Sources
 from vestald.failures import BackendAbandoned, BackendFailed
 from vestald.house import SERVER, House
 from vestald.infer import EmbedSession, InferSession
 from vestald.job import Ended
 from vestald.listener import Listener
+from vestald.metrics.endpoint import Endpoint
+from vestald.metrics.textfile import Textfile
 from vestald.session import Session
 from vestald.sockets import RuntimeDir, refuse_foreign
+from vestald.systemd import ServiceManager
 
 __all__ = ["App"]
 
 _ADMIN_MODE = 0o600
+_STDERR = 2
 _GRACE = 0.2  # seconds for each last step once the deadline has passed: frames, backends, connections
+_TURNS = 3  # of the loop until whoever had connected is let in: one polls, one accepts, one to spare
 _LAST_LINES = 2.0  # seconds the disk has for what the audit log has not written yet
 _SESSIONS: dict[SocketKind, type[Session]] = {
     "infer": InferSession,
@@ -38,9 +46,12 @@ _SESSIONS: dict[SocketKind, type[Session]] = {
 
 
 class App:
-    """One daemon in one runtime directory. `run` returns once it has stopped as asked, or raises the `Failure`."""
+    """One daemon in one runtime directory. `run` returns once it has stopped as asked, or raises the `Failure`.
 
-    def __init__(self, config: Config) -> None:
+    `sources` is what the configuration came from, to be read again when somebody asks for a reload.
+    """
+
+    def __init__(self, config: Config, sources: Sources | None = None) -> None:
         self._config = config
         self._runtime_dir = config.runtime_dir()
         self._listeners: dict[SocketKind, Listener] = {}
@@ -48,7 +59,14 @@ class App:
         self._kill = asyncio.Event()
         self._deadline = float(config.daemon.drain_deadline)
         self._ends: float | None = None  # the moment on the loop's clock that the deadline is over
-        self.house = House(config, self.request_stop)
+        self.house = House(config, self.request_stop, sources)
+        self.house.on_idle = self._nobody_is_here
+        self._leaving: asyncio.Task[None] | None = None
+        self._textfile: Textfile | None = None
+        self._endpoint = Endpoint(self.house.metrics_text)
+        self._scraped: Listener | None = None
+        self._manager = ServiceManager()
+        self.house.events.subscribe(self._manager.event)
 
     async def run(self) -> None:
         """From nothing to stopped."""
@@ -56,6 +74,7 @@ class App:
         try:
             self._open_audit()
             self._hear_signals()
+            self._manager.watch()
             for kind in ("infer", "embed"):
                 self._remove_stale(kind)
             house = self.house
@@ -66,11 +85,15 @@ class App:
                 connections_per_uid=house.places.per_uid,
             )
             await self._listen("admin")
+            await self._publish_metrics()
             await self._live()
         finally:
+            self.house.digest.close()
+            await self._withdraw_metrics()
             for listener in self._listeners.values():
                 listener.close()
             await self.house.audit.aclose(_LAST_LINES)
+            self._manager.close()
             directory.close()
 
     def request_stop(self, deadline: float | None, why: str) -> None:
@@ -79,8 +102,8 @@ class App:
         if self._stop.is_set():
             self._kill.set()
             return
-        if deadline is not None:
-            self._deadline = deadline
+        self._deadline = float(self.house.config.daemon.drain_deadline) if deadline is None else deadline
+        self._manager.stopping(self._deadline)
         self._ends = asyncio.get_running_loop().time() + self._deadline
         if self.house.machine.may("stopping"):
             self.house.machine.to("stopping")
@@ -113,12 +136,38 @@ class App:
             source = str(self._config.source or "")
             self.house.audit.begin(log, str(place), server=SERVER, runtime_dir=str(self._runtime_dir), config=source)
 
+    async def _publish_metrics(self) -> None:
+        """As the configuration asks for. From the start to the end: loading is what one wants to watch."""
+        wanted = self._config.metrics
+        if (file := self._config.metrics_file()) is not None:
+            self._textfile = Textfile(file, float(wanted.interval), self.house.metrics_text, self.house.events)
+            self._textfile.begin()
+        if wanted.socket:
+            path = self._runtime_dir / "metrics.sock"
+            self._scraped = await Listener.open(path, _ADMIN_MODE, None, self._endpoint)
+
+    async def _withdraw_metrics(self) -> None:
+        if self._scraped is not None:
+            self._scraped.close()
+            self._endpoint.close()
+        if self._textfile is not None:
+            await self._textfile.aclose()
+
     # --- up ---------------------------------------------------------------------------------------------------
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop, None, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, os.isatty(_STDERR))
+
+    def _hang_up(self, at_terminal: bool) -> None:
+        """Reload; but when the terminal it was started at has gone, nobody is left who would stop it."""
+        if at_terminal and not os.isatty(_STDERR):
+            self.request_stop(None, "SIGHUP: the terminal is gone")
+            return
+        with suppress(InvalidRequest):  # the log says what is wrong
+            self.house.reload("SIGHUP")
 
     def _remove_stale(self, kind: SocketKind) -> None:
         """A dead daemon's socket would make clients wait for an answer; the directory's lock says it is dead."""
@@ -163,6 +212,24 @@ class App:
         self.house.sockets[kind] = path
 
     # --- down -------------------------------------------------------------------------------------------------
+
+    def _nobody_is_here(self, why: str) -> None:
+        self._leaving = asyncio.ensure_future(self._leave(why))
+
+    async def _leave(self, why: str) -> None:
+        """Stop, unless somebody comes while the names are taken away: whoever could connect is served."""
+        kinds = [kind for kind in self._listeners if kind != "admin"]
+        for kind in kinds:
+            self._listeners[kind].hide()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        if not self.house.sessions and not self._stop.is_set():
+            self.request_stop(None, why)
+        for kind in kinds:
+            if self._stop.is_set():
+                return
+            self._listeners.pop(kind).close()
+            await self._listen(kind)
 
     async def _shut_down(self) -> list[str]:
         """The stop sequence; the names of the backends that had to be abandoned."""

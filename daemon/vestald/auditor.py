@@ -34,6 +34,8 @@ _EVENTS: Mapping[str, tuple[str, ...]] = {
     "backends_abandoned": ("backends",),
     "requests_cut": ("count",),
     "stop_requested": ("by", "again"),
+    "reloaded": ("by", "applied", "restart_to_apply"),
+    "reload_refused": ("by",),
 }
 """Of which events there is a line, and which of their facts stand in it."""
 

@@ -69,6 +69,11 @@ class Dispatcher:
         lane = self.scheduler.lanes.get(name)
         return Pace() if lane is None else lane.pace
 
+    def adjust(self, *, queue_depth: int, per_caller: int, unavailable_timeout: float | None) -> None:
+        """Other bounds and weights from now on."""
+        self.scheduler.adjust(queue_depth=queue_depth, per_caller=per_caller, unavailable_timeout=unavailable_timeout)
+        self._advance()
+
     def open_lane(self, name: str, slots: int) -> None:
         """The backend serves (again), with that many slots."""
         self.scheduler.open_lane(name, slots)

@@ -149,6 +149,15 @@ class FairNode(Generic[I]):
                 stamp += 1
                 heapq.heappush(heap, (start + item.cost / weight, stamp, weight, rest))
 
+    def reweigh(self) -> None:
+        """`weight_of` answers differently now. What is in flight is charged by the new weight, what is over stays."""
+        for key, share in self._shares.items():
+            before, share.weight = share.weight, self._weight_of(key)
+            if before != share.weight:
+                share.start += share.in_flight * (1 / share.weight - 1 / before)
+                if share.child.live:
+                    self._enter(key, share)
+
     def forget(self) -> None:
         """End of a busy period: nothing waits, nothing runs; all accounts are closed."""
         self._shares.clear()

@@ -7,36 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from prometheus_client.core import GaugeMetricFamily
+from typing import Any
 
 from vestal import messages as m
 from vestal.connection import SocketKind
 from vestal.errors import ERROR_CLASSES, InvalidRequest, ShuttingDown, WireError
 from vestal.negotiation import Offer
 from vestal.values import LifecycleState, Usage
-from vestald import __version__
-from vestald.access import require_operator, resolved
+from vestald import __version__, logs
+from vestald.access import require_operator
 from vestald.admission import Scheduler
 from vestald.auditor import Auditor
-from vestald.callers import CallerTable
-from vestald.config import AdmissionConfig, Config
-from vestald.deadlines import Deadlines
+from vestald.config import BadSettings, Config, Sources
 from vestald.descriptors import TURNED_AWAY, connections_for, raise_limit
+from vestald.digest import Digest
 from vestald.dispatcher import Dispatcher
 from vestald.events import EventHub
-from vestald.failures import Failure
+from vestald.failures import BadConfiguration, Failure
 from vestald.idleness import IdleExit
 from vestald.job import Job, Jobs
 from vestald.lifecycle import DAEMON, Machine
-from vestald.metrics import Metrics
+from vestald.metrics import Meter, Metrics, readings
 from vestald.places import Places
 from vestald.quota import Quotas
 from vestald.registry import build_backends
+from vestald.reloading import Change, Reload, prepared
+from vestald.rules import Rules
 from vestald.session import Session
 from vestald.supervisor import Supervisor, Unit, health_of
 from vestald.surroundings import log_place, resident
@@ -49,36 +48,36 @@ SERVER = f"vestald/{__version__}"
 StopRequest = Callable[[float | None, str], None]
 """(deadline in seconds or None for the configured one, who asked)."""
 
+_MOST_TOLD = 50  # changes of a reload
+
 
 class House:
     """The host of every session. `on_stop` is what `app` does about a stop."""
 
-    def __init__(self, config: Config, on_stop: StopRequest) -> None:
-        self.config = config
-        self.handshake_timeout = float(config.sockets.handshake_timeout)
-        self.write_timeout = float(config.admission.write_timeout)
-        self.requests_per_connection = config.admission.requests_per_connection
+    def __init__(self, config: Config, on_stop: StopRequest, sources: Sources | None = None) -> None:
+        self._sources = sources
+        self._adopt(config, Rules.of(config))
         self.events = EventHub()
         self.machine: Machine[LifecycleState] = Machine("daemon", DAEMON, "starting", self._state_changed)
         self.jobs = Jobs()
-        self.metrics = Metrics(self._gauges)
+        self.metrics = Metrics(lambda: readings(self))
         self.sessions: set[Session] = set()
         self._turned_away: set[Session] = set()
         self.sockets: dict[str, Path] = {}
-        self.deadlines = Deadlines.of(config.admission)
-        self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in _schedulers(config.admission))
+        self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in self._schedulers())
         self.supervisor = Supervisor(build_backends(config), self.events, self._unit_changed)
         self.descriptors = raise_limit()
         in_all = connections_for(self.descriptors, len(self.supervisor.units))
         self.places = Places(in_all, config.sockets.connections_per_uid)
-        rules = config.sockets
-        self.access = {"infer": resolved("infer", rules.infer), "embed": resolved("embed", rules.embed)}
         self.audit = Auditor()
         self.generating.decided = self.embedding.decided = self._decided
         self.events.subscribe(self.audit.event)
+        self.digest = Digest(self.events)
+        self.events.subscribe(self.digest.event)
         self._farewell: tuple[str, int] | None = None  # the goaway for those who come while it drains
         self._on_stop = on_stop
-        self._idle_exit = IdleExit(config.daemon.idle_exit, lambda why: on_stop(None, why))
+        self.on_idle: Callable[[str], None] = lambda why: on_stop(None, why)
+        self._idle_exit = IdleExit(config.daemon.idle_exit, self._nobody_is_here)
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._now = time.monotonic
         self._since = self._now()
@@ -143,8 +142,15 @@ class House:
         self._turned_away.discard(session)
         self._crowd_changed()
 
+    def _nobody_is_here(self, why: str) -> None:
+        self.on_idle(why)
+
     def _crowd_changed(self) -> None:
         self._idle_exit.saw(len(self.sessions), ready=self.machine.state == "ready")
+
+    def paused(self) -> None:
+        """A client has left so much unread that whoever makes its answers waits."""
+        self.metrics.outbox_pauses.inc()
 
     def refused(self, session: Session, error: WireError) -> None:
         """A message was answered by an error that opened no request."""
@@ -172,7 +178,12 @@ class House:
                 details={"state": self.machine.state},
             )
 
+    def meter(self, backend: str) -> Meter:
+        """What measures the answers of a backend."""
+        return self.metrics.meter(backend)
+
     def _decided(self, ticket: Ticket) -> None:
+        self.metrics.decided(ticket)
         if (job := self.jobs.get(ticket.number)) is not None:
             waiting = self.generating.scheduler.waiting + self.embedding.scheduler.waiting
             self.audit.decided(job, waiting)
@@ -180,18 +191,9 @@ class House:
     def ended(self, job: Job, outcome: str, usage: Usage) -> None:
         """Count a request's end."""
         self.audit.ended(job, outcome, usage)
-        backend = job.backend or "none"
+        self.metrics.ended(job, outcome, usage, self._now())
         if outcome in ERROR_CLASSES:
             self._failed(job, outcome)
-        self.metrics.requests.labels(backend=backend, outcome=outcome).inc()
-        for kind, tokens in (
-            ("input", usage.input_tokens),
-            ("cached", usage.cached_tokens),
-            ("output", usage.output_tokens),
-        ):
-            self.metrics.tokens.labels(backend=backend, kind=kind).inc(tokens)
-        if job.ticket is not None and job.ticket.started:
-            self.metrics.waited(backend, job.ticket)
 
     def _failed(self, job: Job, code: str) -> None:
         peer = job.owner.peer
@@ -319,6 +321,74 @@ class House:
         if restarts:
             await asyncio.wait(restarts, timeout=timeout)
 
+    # --- the configuration ------------------------------------------------------------------------------------
+
+    def reload(self, by: str) -> Reload:
+        """Read the configuration again; what may change holds from now on. Raises `InvalidRequest`: nothing did.
+
+        It reads a small file and asks for names as the start does, within this turn of the event loop.
+        """
+        if self._sources is None:
+            raise InvalidRequest("this daemon has no configuration to read again", details={"field": "type"})
+        try:
+            found = prepared(self.config, self._sources)
+        except BadConfiguration as bad:
+            faults = [str(fault) for fault in bad.faults] if isinstance(bad, BadSettings) else [str(bad)]
+            self.events.emit("reload_refused", level="error", by=by, faults=faults)
+            raise InvalidRequest(
+                f"nothing was changed: {bad.message}",
+                hint=bad.hint,
+                details={"field": "type", "faults": faults},
+            ) from bad
+        self._adopt(found.config, found.rules)
+        self._spread()
+        warnings: dict[str, Any] = {"warnings": list(found.config.warnings)} if found.config.warnings else {}
+        self.events.emit(
+            "reloaded", by=by, applied=_told(found.applied), restart_to_apply=_told(found.kept), **warnings
+        )
+        return found
+
+    def _adopt(self, config: Config, rules: Rules) -> None:
+        """What is looked up each time it is needed."""
+        self.config, self.rules = config, rules
+        self.handshake_timeout = float(config.sockets.handshake_timeout)
+        self.write_timeout = float(config.admission.write_timeout)
+        self.requests_per_connection = config.admission.requests_per_connection
+        self.deadlines, self.access = rules.deadlines, rules.access
+
+    def _spread(self) -> None:
+        """What others keep."""
+        admission = self.config.admission
+        for dispatcher in (self.generating, self.embedding):
+            dispatcher.adjust(
+                queue_depth=admission.queue_depth,
+                per_caller=admission.per_caller,
+                unavailable_timeout=admission.unavailable_timeout,
+            )
+        self.places.per_uid = self.config.sockets.connections_per_uid
+        logs.set_level(self.config.daemon.log_level)
+
+    def _schedulers(self) -> list[Scheduler]:
+        """One for `generate` and one for `embed`, with one account of tokens; both ask for the rules of the moment."""
+        admission = self.config.admission
+        quotas = Quotas(self._quota_of)
+        return [
+            Scheduler(
+                queue_depth=admission.queue_depth,
+                per_caller=admission.per_caller,
+                weight_of=self._weight_of,
+                quotas=quotas,
+                unavailable_timeout=admission.unavailable_timeout,
+            )
+            for _ in range(2)
+        ]
+
+    def _weight_of(self, uid: int) -> float:
+        return self.rules.weights(uid)
+
+    def _quota_of(self, uid: int) -> int:
+        return self.rules.quotas(uid)
+
     # --- changes ----------------------------------------------------------------------------------------------
 
     def _state_changed(self, before: LifecycleState, after: LifecycleState) -> None:
@@ -329,11 +399,14 @@ class House:
         """Open the backend's lanes while it is ready, and shut them while it is away."""
         if unit.state == "ready":
             slots = unit.capabilities.slots
+            self.metrics.serves(unit.name)
             if unit.capabilities.generate:
                 self.generating.open_lane(unit.name, slots)
             if unit.capabilities.embed:
                 self.embedding.open_lane(unit.name, slots)
             return
+        if unit.state in ("unavailable", "failed"):
+            self.metrics.lost(unit.name)
         for dispatcher in (self.generating, self.embedding):
             dispatcher.shut_lane(unit.name)
         if unit.state == "failed" or unit.given_up:
@@ -343,38 +416,8 @@ class House:
         for dispatcher in (self.generating, self.embedding):
             dispatcher.fail_lane(unit.name, reason)
 
-    def _gauges(self) -> Iterable[GaugeMetricFamily]:
-        if (audit := self.audit.status()) is not None:
-            yield _gauge("vestal_audit_line", "Number of the audit log's last line.", audit.seq)
-            yield _gauge("vestal_audit_dropped", "Lines that the audit log lost since the start.", audit.dropped)
-        yield _gauge("vestal_connections", "Open connections.", len(self.sessions))
-        yield _gauge("vestal_python_blocks", "Blocks of memory in use in the interpreter.", sys.getallocatedblocks())
-        for lane, dispatcher in (("generate", self.generating), ("embed", self.embedding)):
-            scheduler = dispatcher.scheduler
-            yield _gauge(f"vestal_{lane}_waiting", f"Requests waiting in the {lane} queue.", scheduler.waiting)
-            yield _gauge(f"vestal_{lane}_running", f"Requests running in the {lane} lane.", scheduler.running)
-        up = GaugeMetricFamily("vestal_backend_up", "1 while the backend serves.", labels=["backend"])
-        for unit in self.supervisor.units:
-            up.add_metric([unit.name], float(unit.state == "ready"))
-        yield up
 
-
-def _schedulers(config: AdmissionConfig) -> tuple[Scheduler, Scheduler]:
-    """One for `generate` and one for `embed`, with one account of tokens. Raises `BadConfiguration`."""
-    weights = CallerTable("admission.weights", config.weights, 1.0)
-    quotas = Quotas(CallerTable("admission.quotas", config.quotas, config.tokens_per_minute))
-    generating, embedding = (
-        Scheduler(
-            queue_depth=config.queue_depth,
-            per_caller=config.per_caller,
-            weight_of=weights,
-            quotas=quotas,
-            unavailable_timeout=config.unavailable_timeout,
-        )
-        for _ in range(2)
-    )
-    return generating, embedding
-
-
-def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, help, value=value)
+def _told(changes: Sequence[Change]) -> list[str]:
+    """One text each, and one for those that would be too many for a line of the log."""
+    left = [f"and {len(changes) - _MOST_TOLD} more"] if len(changes) > _MOST_TOLD else []
+    return [*(str(change) for change in changes[:_MOST_TOLD]), *left]

@@ -45,9 +45,17 @@ class Lane:
         self._cost = self._output = 0.0  # tokens of all that wait
         self._classes = {priority: _Class(weight_of) for priority in CLASSES}
 
+    def waiting_in(self, priority: Priority) -> int:
+        return self._classes[priority].queue.live
+
     @property
     def has_room(self) -> bool:
         return self.open and len(self.running) < self.slots
+
+    def reweigh(self) -> None:
+        """`weight_of` answers differently from now on."""
+        for cls in self._classes.values():
+            cls.queue.reweigh()
 
     def lost(self, now: float) -> bool:
         """Whether it is no use to wait for it."""

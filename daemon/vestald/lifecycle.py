@@ -51,6 +51,7 @@ ADMIN_COMMANDS: Mapping[str, frozenset[LifecycleState]] = {
     "drain": frozenset({"ready"}),
     "undrain": frozenset({"draining"}),
     "restart_backend": _SERVING,
+    "reload": frozenset({"starting", "loading", "ready", "draining"}),
     "stop": _EVERY,
 }
 """In which lifecycle states each admin command is legal."""

@@ -35,6 +35,10 @@ class Listener:
             raise
         return cls(bound, server)
 
+    def hide(self) -> None:
+        """Take the name away and go on accepting those who have connected. Idempotent."""
+        self._bound.unlink()
+
     def close(self) -> None:
         """Unlink and stop accepting; connections that were made stay. Idempotent."""
         self._bound.unlink()

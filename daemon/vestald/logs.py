@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-__all__ = ["MAX_TEXT", "bounded", "configure", "report_fault"]
+__all__ = ["MAX_TEXT", "bounded", "configure", "report_fault", "set_level"]
 
 MAX_TEXT = 2048
 """Characters of one text in a line."""
@@ -27,6 +27,11 @@ def configure(level: str, stream: TextIO) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_ForPeople() if stream.isatty() else _ForMachines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def set_level(level: str) -> None:
+    """The least level that is logged from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def report_fault(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

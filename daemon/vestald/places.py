@@ -54,6 +54,13 @@ class Places:
     def per_uid(self) -> int:
         return self._per_uid
 
+    @per_uid.setter
+    def per_uid(self, limit: int) -> None:
+        """Those who are inside stay, however many they are."""
+        self._per_uid = limit
+        for own in self._by_uid.values():
+            own.limit = limit
+
     @property
     def taken(self) -> int:
         return self._all.taken

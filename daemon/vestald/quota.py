@@ -70,16 +70,17 @@ class Quotas:
             )
 
     def reserve(self, uid: int, tokens: float) -> None:
-        """A request was taken on."""
+        """A request was taken on. One that was taken on without a quota is not held against a later one."""
         if self._limit_of(uid):
             self._accounts[uid].held += tokens
 
     def settle(self, uid: int, reserved: float, used: float, now: float) -> None:
         """A request has ended: `used` tokens count instead of those `reserved`."""
-        if self._limit_of(uid):
-            account = self._accounts[uid]
+        account = self._accounts.get(uid)
+        if account is not None:  # also where the quota was lifted since, so that nothing stays held
             account.held = max(0.0, account.held - reserved)
-            account.spend(used, now)
+            if self._limit_of(uid):
+                account.spend(used, now)
 
     def __repr__(self) -> str:
         return f"<Quotas of {len(self._accounts)} callers>"

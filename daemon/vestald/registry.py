@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from vestal.backend import Backend
 from vestal.errors import ModelError, VestalError
 from vestal.models import CATALOG, Store, default_root
-from vestald.config import BackendTable, Config, describe_fault
+from vestald.config import BackendTable, Config
+from vestald.config.backends import resolved
 from vestald.failures import BadConfiguration
 
-__all__ = ["ADAPTER_GROUP", "build_backends", "configured_or_default"]
+__all__ = ["build_backends", "configured_or_default"]
 
-ADAPTER_GROUP = "vestal.backends"
 _DEFAULT_NAMES = {"chat": "chat", "embed": "vectors"}
 
 
 def build_backends(config: Config) -> list[tuple[str, Backend]]:
     """(adapter, backend) for every configured table, or for the catalog models in the store if there is none.
 
-    Raises `BadConfiguration` naming the table, the key and what is legal.
+    Raises `BadConfiguration` naming the line, the table, the key and what is legal.
     """
-    where = str(config.source) if config.source else "built-in defaults"
-    return [(table.adapter, _build(where, table)) for table in configured_or_default(config)]
+    return [(table.adapter, _build(config, table)) for table in configured_or_default(config)]
 
 
 def configured_or_default(config: Config) -> tuple[BackendTable, ...]:
@@ -57,38 +51,13 @@ def _stored(store: Store, name: str) -> bool:
     return True
 
 
-def _build(where: str, table: BackendTable) -> Backend:
-    cls = _adapter(where, table)
-    try:
-        options = msgspec.convert(table.options, cls.Options)
-    except msgspec.ValidationError as exc:
-        raise BadConfiguration(f"{where}: {describe_fault(exc, cls.Options, f'backend {table.name}')}") from exc
+def _build(config: Config, table: BackendTable) -> Backend:
+    cls, options = resolved(config, table)
     try:
         return cls(table.name, options)
     except (VestalError, ValueError) as exc:
-        raise BadConfiguration(f"{where}: backend {table.name}: {exc}") from exc
-
-
-def _adapter(where: str, table: BackendTable) -> type[Backend]:
-    found: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=ADAPTER_GROUP)}
-    point = found.get(table.adapter)
-    if point is None:
-        near = difflib.get_close_matches(table.adapter, found, n=1)
-        raise BadConfiguration(
-            f"{where}: backend {table.name}: there is no adapter {table.adapter!r}",
-            hint=(f"did you mean {near[0]!r}? " if near else "")
-            + f"installed adapters: {', '.join(sorted(found)) or 'none'}",
-        )
-    try:
-        cls: Any = point.load()
-    except Exception as exc:  # what a module does when it is imported is its own business, and may fail in any way
-        raise BadConfiguration(
-            f"{where}: backend {table.name}: adapter {table.adapter!r} cannot be imported: {exc}",
-            hint=f"install what it needs: pip install 'vestal[{table.adapter}]'",
-        ) from exc
-    if not (isinstance(cls, type) and issubclass(cls, Backend)):
-        raise BadConfiguration(f"{where}: adapter {table.adapter!r} ({point.value}) is not a vestal.backend.Backend")
-    return cls
+        place = config.place(f"backend.{table.name}")
+        raise BadConfiguration(f"{place}: backend {table.name}: {exc}") from exc
 
 
 def _short(path: Path) -> str:

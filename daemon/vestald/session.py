@@ -52,6 +52,7 @@ class Host(Protocol):
     def greeted(self, session: Session) -> None: ...
     def closed(self, session: Session) -> None: ...
     def refused(self, session: Session, error: WireError) -> None: ...
+    def paused(self) -> None: ...
 
 
 class Session(asyncio.Protocol):
@@ -208,6 +209,7 @@ class Session(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
         self._unread = 0
+        self.host.paused()
 
     def resume_writing(self) -> None:
         if self._room is not None and not self._room.done():

@@ -20,6 +20,7 @@ from vestald.lifecycle import BACKEND, Machine
 __all__ = ["Supervisor", "Unit", "health_of"]
 
 _GRACE = 0.25  # seconds beyond its timeout that a backend's `stop` is waited for
+_STEP = 25  # percent of loading from one line of the log at info to the next
 _LET_GO = 2.0  # seconds that an adapter may tidy up in after its call was cancelled
 
 
@@ -177,9 +178,11 @@ class Supervisor:
     def _lost(self, unit: Unit, report: Unavailable) -> None:
         unit.detail, unit.given_up = report.reason, not report.recovering
         if unit.state == "unavailable":
-            self._notify(unit)  # it was trying to come back, and has given up
+            self._changed(unit)  # it was trying to come back, and did not, or has given up
         elif unit.machine.may("unavailable"):
             unit.machine.to("unavailable")
+        if unit.given_up:
+            self._events.emit("backend_given_up", level="error", backend=unit.name, detail=report.reason)
 
     def _progress(self, unit: Unit, report: Loading) -> None:
         before = int(unit.percent)
@@ -189,7 +192,7 @@ class Supervisor:
         if int(unit.percent) != before and unit.state == "loading":
             self._events.emit(
                 "backend_loading",
-                level="debug",
+                level="debug" if int(unit.percent) // _STEP == before // _STEP else "info",
                 backend=unit.name,
                 percent=round(unit.percent, 1),
                 detail=report.detail,

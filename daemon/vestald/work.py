@@ -31,6 +31,7 @@ from vestald.deadlines import Deadlines
 from vestald.dispatcher import Dispatcher
 from vestald.estimate import Spent
 from vestald.job import Job
+from vestald.metrics.meter import Meter
 from vestald.router import choose_embedder, choose_generator
 from vestald.session import Session
 from vestald.supervisor import Unit
@@ -51,6 +52,7 @@ class Services(Protocol):
 
     def candidates(self) -> list[Unit]: ...
     def refuse_new_work(self) -> None: ...
+    def meter(self, backend: str) -> Meter: ...
     def ended(self, job: Job, outcome: str, usage: Usage) -> None: ...
 
 
@@ -153,6 +155,7 @@ class Generation(_Work):
         watch = self._queued if "queue_events" in session.conn.features else None
         async with self.services.generating.slot(ticket, watch):
             self.terminal.started = time.monotonic()
+            self.terminal.meter = self.services.meter(unit.name)
             if watch is not None and session.alive:
                 session.send(m.Started(id=message.id, backend=unit.name, model=model))
             await self._stream(unit, request, ticket)

@@ -293,6 +293,7 @@ def _admin() -> Iterator[tuple[str, str, Any]]:
         yield str(command.__struct_config__.tag), "client", command(id=1)
     yield "cancel_request", "client", m.CancelRequest(id=1, request=17)
     yield "restart_backend", "client", m.RestartBackend(id=1, backend="chat")
+    yield "reload", "client", m.Reload(id=1)
     yield "stop", "client", m.Stop(id=1)
     yield "stop, with a deadline", "client", m.Stop(id=1, deadline_ms=0)
     yield "status_report", "daemon", msgspec.structs.replace(STATUS, backends=[CHAT_STATUS])
@@ -328,6 +329,17 @@ def _admin() -> Iterator[tuple[str, str, Any]]:
         ),
     )
     yield "metrics_report", "daemon", m.MetricsReport(id=1, text="vestal_requests_total 3\n")
+    yield (
+        "reloaded",
+        "daemon",
+        m.Reloaded(
+            id=1,
+            file="/etc/vestal/vestald.toml",
+            applied=[m.OptionChange(key="admission.queue_depth", before="64", after="128")],
+            restart_to_apply=[m.OptionChange(key="backend.chat.slots", before="4", after="8")],
+            warnings=["/etc/vestal/vestald.toml:3: admission.depth is now admission.queue_depth"],
+        ),
+    )
     yield "acknowledged", "daemon", m.Acknowledged(id=1, state="draining", detail="4 requests still run")
     yield (
         "error, terminal frame of a command",

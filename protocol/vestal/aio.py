@@ -290,6 +290,10 @@ class AsyncAdminClient(_AsyncClient):
         """Stop the backend and start it again; requests in it end with `backend_unavailable`."""
         return await self._command(m.RestartBackend, m.Acknowledged, backend=name)
 
+    async def reload(self) -> m.Reloaded:
+        """Read the daemon's configuration again. Raises `InvalidRequest` if it has a fault, and nothing changes."""
+        return await self._command(m.Reload, m.Reloaded)
+
     async def stop(self, deadline: float | None = None) -> m.Acknowledged:
         """Stop the daemon. `deadline` seconds for what runs (0 cuts at once), by default the configured ones."""
         milliseconds = None if deadline is None else round(deadline * 1000)

@@ -295,6 +295,10 @@ class AdminClient(_Client):
         """Stop the backend and start it again; requests in it end with `backend_unavailable`."""
         return self._command(m.RestartBackend, m.Acknowledged, backend=name)
 
+    def reload(self) -> m.Reloaded:
+        """Read the daemon's configuration again. Raises `InvalidRequest` if it has a fault, and nothing changes."""
+        return self._command(m.Reload, m.Reloaded)
+
     def stop(self, deadline: float | None = None) -> m.Acknowledged:
         """Stop the daemon. `deadline` seconds for what runs (0 cuts at once), by default the configured ones."""
         milliseconds = None if deadline is None else round(deadline * 1000)

@@ -37,9 +37,9 @@ from vestal.values import (
 __all__ = [
     "Acknowledged", "BackendInfo", "BackendStatus", "Backends", "BackendsReport", "Cancel", "CancelRequest",
     "Count", "CountV2", "Counted", "Done", "Drain", "Embed", "Embeddings", "Error", "Event", "Generate",
-    "GenerateV2", "Goaway", "Hello", "Limits", "Metrics", "MetricsReport", "Ping", "Pong", "Queue",
-    "QueueEntry", "QueueReport", "Queued", "RestartBackend", "Snapshot", "Started", "Status", "StatusReport",
-    "Stop", "Subscribe", "Text", "ThinkingDelta", "Token", "ToolUse", "Undrain", "Welcome",
+    "GenerateV2", "Goaway", "Hello", "Limits", "Metrics", "MetricsReport", "OptionChange", "Ping", "Pong",
+    "Queue", "QueueEntry", "QueueReport", "Queued", "Reload", "Reloaded", "RestartBackend", "Snapshot", "Started",
+    "Status", "StatusReport", "Stop", "Subscribe", "Text", "ThinkingDelta", "Token", "ToolUse", "Undrain", "Welcome",
 ]  # fmt: skip
 
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -332,6 +332,12 @@ class RestartBackend(_Wire, frozen=True, kw_only=True, tag="restart_backend"):
     backend: Name
 
 
+class Reload(_Wire, frozen=True, kw_only=True, tag="reload"):
+    """→ read the configuration again; all of it is sound, or nothing changes."""
+
+    id: Id
+
+
 class Stop(_Wire, frozen=True, kw_only=True, tag="stop"):
     """→ stop gracefully; without `deadline_ms` the configured drain deadline counts, 0 cuts at once."""
 
@@ -422,6 +428,24 @@ class MetricsReport(_Wire, frozen=True, kw_only=True, tag="metrics_report"):
     text: str
 
 
+class OptionChange(Struct, frozen=True, kw_only=True):
+    """One option; the values as they stand in the file, `-` for one that is not there, a secret's masked."""
+
+    key: str
+    before: str
+    after: str
+
+
+class Reloaded(_Wire, frozen=True, kw_only=True, tag="reloaded"):
+    """← `file` was read, and what may change in a running daemon holds now. The rest is as it was."""
+
+    id: Id
+    file: str | None
+    applied: list[OptionChange]
+    restart_to_apply: list[OptionChange]
+    warnings: list[str] = []
+
+
 class Snapshot(_Wire, frozen=True, kw_only=True, tag="snapshot"):
     """← first answer to `subscribe`: the whole picture; events with a higher `seq` change it."""
 
@@ -456,9 +480,20 @@ InferReply = Queued | Started | Token | Text | ThinkingDelta | ToolUse | Done | 
 EmbedRequest = Embed | Cancel | Ping
 EmbedReply = Embeddings | Done | Pong | Error | Goaway
 AdminRequest = (
-    Status | Subscribe | Backends | Queue | CancelRequest | Metrics | Drain | Undrain | RestartBackend | Stop | Ping
+    Status
+    | Subscribe
+    | Backends
+    | Queue
+    | CancelRequest
+    | Metrics
+    | Drain
+    | Undrain
+    | RestartBackend
+    | Reload
+    | Stop
+    | Ping
 )
-AdminReport = StatusReport | Snapshot | Event | BackendsReport | QueueReport | MetricsReport | Acknowledged
+AdminReport = StatusReport | Snapshot | Event | BackendsReport | QueueReport | MetricsReport | Reloaded | Acknowledged
 AdminReply = AdminReport | Pong | Error | Goaway
 AnyInfer = InferRequestV1 | InferRequestV2 | InferReply
 AnyMessage = Hello | Welcome | AnyInfer | Embed | Embeddings | AdminRequest | AdminReply

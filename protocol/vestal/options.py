@@ -1,21 +1,22 @@
 """How an option is declared, of the daemon and of an adapter alike: one field of a msgspec struct.
 
-The field's name, type and default are the option's; `Meta` gives description, bounds and examples; a `Trait` gives
-what msgspec has no word for. All else is derived from these: flag, variable, place in the file, help, schema, docs.
+The field's name, type and default are the option's; `Meta` gives its bounds, `about` (a `Meta` too) what it means and
+examples; a `Trait` gives what msgspec has no word for. All else is derived: flag, variable, place in the file, help,
+schema, documentation.
 
     class Options(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        slots: Annotated[int, Meta(ge=1, description="requests that run at once", examples=[8])] = 4
-        token: Annotated[str, Meta(description="what the server wants to see"), SECRET] = ""
+        slots: Annotated[int, Meta(ge=1), about("requests that run at once", 8)] = 4
+        token: Annotated[str, about("what the server wants to see"), SECRET] = ""
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_type_hints
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from msgspec import NODEFAULT, Struct, inspect, structs
+from msgspec import NODEFAULT, Meta, Struct, inspect, structs
 
-__all__ = ["LIVE", "REQUIRED", "SECRET", "DurationText", "Field", "Trait", "fields_of"]
+__all__ = ["LIVE", "REQUIRED", "SECRET", "TIME", "DurationText", "Field", "Trait", "about", "fields_of"]
 
 REQUIRED = NODEFAULT
 """The default of a field that has none."""
@@ -42,7 +43,16 @@ class Trait(Struct, frozen=True, kw_only=True):
 LIVE = Trait(live=True)
 SECRET = Trait(secret=True)
 
-DurationText = Annotated[str | int | float, Trait(form='a length of time such as "250ms", "10s" or "5m", or seconds')]
+
+def about(description: str, *examples: object) -> Meta:
+    """What an option means, in a few words without a full stop, and values it could have, as in the file."""
+    return Meta(description=description, examples=list(examples) or None)
+
+
+TIME = 'a length of time such as "250ms", "10s" or "5m", or seconds'
+"""The form of an option that is a length of time."""
+
+DurationText = Annotated[str | int | float, Trait(form=TIME)]
 """For options of an adapter, which parses it with `vestal.durations.parse_duration`."""
 
 
@@ -76,7 +86,7 @@ def _field(field: structs.FieldInfo, hint: Any) -> Field:
         default=field.default_factory() if field.default_factory is not NODEFAULT else field.default,
         description=str(schema.get("description", "")),
         examples=tuple(schema.get("examples", ())),
-        legal=trait.form or _legal(inspect.type_info(hint)),
+        legal=trait.form or _one_of(list(_choices(hint))) or _legal(inspect.type_info(hint)),
         trait=trait,
     )
 
@@ -120,8 +130,7 @@ def _legal(kind: inspect.Type) -> str:
         case inspect.IntType() | inspect.FloatType():
             return _range(kind)
         case inspect.LiteralType():
-            *rest, last = [f'"{value}"' if isinstance(value, str) else str(value) for value in kind.values]
-            return f"{', '.join(rest)} or {last}" if rest else last
+            return _one_of(kind.values)
         case inspect.BoolType():
             return "true or false"
         case inspect.StrType():
@@ -133,6 +142,19 @@ def _legal(kind: inspect.Type) -> str:
         case inspect.CustomType():
             return str(getattr(kind.cls, "FORM", kind.cls.__name__))
     return ""
+
+
+def _choices(hint: Any) -> Iterator[object]:
+    """The values of a `Literal`, in the order of the declaration, which msgspec forgets."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif get_origin(hint) is Annotated:
+        yield from _choices(get_args(hint)[0])
+
+
+def _one_of(values: Sequence[object]) -> str:
+    *rest, last = [f'"{value}"' if isinstance(value, str) else str(value) for value in values] or [""]
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 def _range(kind: inspect.IntType | inspect.FloatType) -> str:

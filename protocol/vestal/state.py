@@ -70,7 +70,19 @@ def _generate_table() -> dict[tuple[RequestState, str], RequestState]:
     return table
 
 
-_ADMIN_ANSWERS = ("status_report", "backends_report", "queue_report", "metrics_report", "acknowledged", "error")
+_ADMIN_ANSWERS = (
+    "status_report",
+    "backends_report",
+    "queue_report",
+    "metrics_report",
+    "reloaded",
+    "acknowledged",
+    "error",
+)
+
+_ADMIN_COMMANDS = (
+    "status", "backends", "queue", "cancel_request", "metrics", "drain", "undrain", "restart_backend", "reload", "stop",
+)  # fmt: skip
 
 REQUEST: Mapping[tuple[RequestState, str], RequestState] = {
     **_generate_table(),
@@ -91,10 +103,7 @@ OPENING: Mapping[str, RequestState] = {
     "count": RequestState.COUNT,
     "embed": RequestState.EMBED,
     "subscribe": RequestState.SUBSCRIBE,
-    **dict.fromkeys(
-        ("status", "backends", "queue", "cancel_request", "metrics", "drain", "undrain", "restart_backend", "stop"),
-        RequestState.ADMIN,
-    ),
+    **dict.fromkeys(_ADMIN_COMMANDS, RequestState.ADMIN),
 }
 """The state a request starts in, by the `type` of the message that opens it."""
 

@@ -328,3 +328,39 @@ def _footprint(node: FairNode[Ticket] | Fifo[Ticket]) -> int:
     if isinstance(node, Fifo):
         return len(node._items)
     return len(node._heap) + sum(1 + _footprint(share.child) for share in node._shares.values())
+
+
+# --- other bounds while it runs -------------------------------------------------------------------------------
+
+
+def test_new_bounds_are_for_those_who_come_and_nobody_who_waits_is_sent_away() -> None:
+    world = World(Scheduler(queue_depth=4, per_caller=4))
+    world.scheduler.open_lane("a", 1)
+    for _ in range(4):
+        world.submit()
+    world.scheduler.adjust(queue_depth=2, per_caller=1, unavailable_timeout=None)
+    assert world.scheduler.waiting == 3
+    with pytest.raises(QueueFull) as full:
+        world.submit(uid=2)
+    assert (full.value.details or {})["limit"] == 2
+    world.scheduler.adjust(queue_depth=9, per_caller=9, unavailable_timeout=None)
+    world.submit(uid=2)
+    assert world.scheduler.waiting == 4
+
+
+def test_how_long_a_backend_may_be_away_counts_from_when_it_went() -> None:
+    scheduler = Scheduler(queue_depth=4, per_caller=4)
+    scheduler.open_lane("a", 1)
+    scheduler.submit(Ticket(1, "a", 1, 1), 0.0)
+    scheduler.advance(0.0)
+    scheduler.submit(Ticket(2, "a", 1, 1), 0.0)
+    scheduler.shut_lane("a", 10.0)
+    assert scheduler.next_deadline() is None
+    scheduler.adjust(queue_depth=4, per_caller=4, unavailable_timeout=5.0)
+    assert scheduler.next_deadline() == 15.0
+    scheduler.adjust(queue_depth=4, per_caller=4, unavailable_timeout=None)
+    assert scheduler.next_deadline() is None
+    scheduler.adjust(queue_depth=4, per_caller=4, unavailable_timeout=5.0)
+    _, ((ticket, error),) = scheduler.advance(15.0)
+    assert ticket.number == 2
+    assert isinstance(error, BackendUnavailable)

@@ -16,6 +16,8 @@ from vestald.config import (
     BackendTable,
     Config,
     DaemonConfig,
+    Duration,
+    MetricsConfig,
     SocketsConfig,
     load,
 )
@@ -26,6 +28,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "sockets": SocketsConfig,
     "admission": AdmissionConfig,
     "audit": AuditConfig,
+    "metrics": MetricsConfig,
 }
 KEYS = [(section, field.name) for section, cls in SECTIONS.items() for field in msgspec.structs.fields(cls)]
 
@@ -75,6 +78,8 @@ WHOLE = """
 runtime_dir = "/run/v"
 drain_deadline = "1m30s"
 ready_timeout = 12.5
+idle_exit = "10m"
+log_level = "debug"
 [sockets]
 mode = "0600"
 group = "users"
@@ -101,6 +106,10 @@ enabled = false
 directory = "/var/log/v"
 max_bytes = 100000
 files = 1
+[metrics]
+textfile = "/var/lib/v.prom"
+interval = "1m"
+socket = true
 [[backend]]
 name = "a"
 adapter = "echo"
@@ -115,6 +124,7 @@ def test_every_key_is_read(parse: Any) -> None:
     config = parse(WHOLE)
     assert config.daemon.runtime_dir == "/run/v"
     assert (float(config.daemon.drain_deadline), float(config.daemon.ready_timeout)) == (90.0, 12.5)
+    assert (config.daemon.idle_exit, config.daemon.log_level) == (600.0, "debug")
     assert (int(config.sockets.mode), config.sockets.group) == (0o600, "users")
     assert (config.sockets.max_frame, float(config.sockets.handshake_timeout)) == (65536, 0.25)
     assert (config.admission.queue_depth, config.admission.per_caller) == (1, 2)
@@ -128,15 +138,17 @@ def test_every_key_is_read(parse: Any) -> None:
     assert config.sockets.embed == AccessConfig(deny_users=[0])
     assert config.audit == AuditConfig(enabled=False, directory="/var/log/v", max_bytes=100_000, files=1)
     assert str(config.audit_dir()) == "/var/log/v"
+    assert config.metrics == MetricsConfig(textfile="/var/lib/v.prom", interval=Duration(60), socket=True)
+    assert str(config.metrics_file()) == "/var/lib/v.prom"
     assert config.backends == (BackendTable("a", "echo", {"slots": 2}), BackendTable("b.c_d-9", "other", {}))
     assert all(f"{key} =" in WHOLE for _, key in KEYS), "a new key: add it above"
 
 
 WRONG = ("[]", "{}", "true", '"nonsense"', "-1", "1979-05-27")
 LEGAL = {
-    '"nonsense"': ("runtime_dir", "group", "directory"),
+    '"nonsense"': ("runtime_dir", "group", "directory", "textfile"),
     "{}": ("quotas", "weights", "infer", "embed"),
-    "true": ("enabled",),
+    "true": ("enabled", "socket"),
 }
 
 
@@ -161,7 +173,7 @@ def test_a_misspelt_section_is_refused_with_the_nearest(refuse: Any, section: st
 
 def test_a_key_that_resembles_none_is_refused_with_all_there_are(refuse: Any) -> None:
     assert "known keys: runtime_dir, drain_deadline, ready_timeout" in refuse("[daemon]\nxyzzy = 1\n")
-    assert "known keys: daemon, sockets, admission, audit, backend" in refuse("xyzzy = 1\n")
+    assert "known keys: daemon, sockets, admission, audit, metrics, backend" in refuse("xyzzy = 1\n")
 
 
 @pytest.mark.parametrize("value", ['"10"', '"ten seconds"', '"-5s"', "-0.5", "inf", "nan", '"1 h"', '"366d"', "false"])

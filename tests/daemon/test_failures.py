@@ -9,7 +9,13 @@ import pytest
 from vestald import failures
 from vestald.failures import EX_INTERNAL, Failure
 
-CODES = {"BadConfiguration": 78, "AlreadyRunning": 75, "BackendFailed": 69, "BackendAbandoned": 70}
+CODES = {
+    "BadConfiguration": 78,
+    "AlreadyRunning": 75,
+    "BackendFailed": 69,
+    "ServiceRefused": 69,
+    "BackendAbandoned": 70,
+}
 
 
 def test_every_failure_has_its_code_and_is_in_the_tree_of_the_docstring() -> None:

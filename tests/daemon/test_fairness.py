@@ -253,3 +253,29 @@ def test_a_node_prints_its_state() -> None:
     node = tree()
     node.push(Thing(1, (1, 0)), (1, 0))
     assert repr(node) == "<FairNode live=1 shares=1 v=0>"
+
+
+def test_other_weights_count_from_then_on_and_nothing_is_paid_back() -> None:
+    weights = {1: 1.0, 2: 1.0}
+    node: FairNode[Thing] = FairNode(Fifo, lambda key: weights[key])  # type: ignore[index]  # uids
+    for number in range(400):
+        node.push(Thing(number, (1 + number % 2, 0), cost=10.0), (1 + number % 2,))
+    in_flight: deque[Thing] = deque()
+
+    def serve(count: int) -> Counter[int]:
+        served: Counter[int] = Counter()
+        for _ in range(count):
+            in_flight.append(thing := node.pop())
+            served[thing.keys[0]] += 1
+            if len(in_flight) > 2:
+                over = in_flight.popleft()
+                node.settle((over.keys[0],), over.cost, over.cost)
+        return served
+
+    assert serve(40) == {1: 20, 2: 20}
+    weights[1] = 3.0
+    node.reweigh()
+    assert serve(80)[1] == pytest.approx(60, abs=1)
+    weights[1] = 1.0
+    node.reweigh()
+    assert serve(80)[1] == pytest.approx(40, abs=1)

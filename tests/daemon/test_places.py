@@ -72,3 +72,17 @@ def test_when_to_come_back_is_how_often_a_place_comes_free() -> None:
     places.leave(1, 2.5)
     places.enter(1)
     assert refused(places, 1).retry_after_ms == 400, "the latest interval has a weight, not the last word"
+
+
+def test_another_limit_counts_for_those_who_are_inside_too() -> None:
+    places = Places(in_all=10, per_uid=3)
+    for _ in range(3):
+        places.enter(1)
+    places.per_uid = 2
+    assert refused(places, 1).details == {"bound": "connections_per_uid", "limit": 2, "current": 3}
+    places.leave(1, 0.0)
+    refused(places, 1)
+    places.per_uid = 4
+    places.enter(1)
+    places.enter(1)
+    refused(places, 1)

@@ -73,3 +73,16 @@ def test_without_a_limit_nothing_is_kept() -> None:
     assert repr(quotas) == "<Quotas of 0 callers>"
     take(quotas, 1, 10, 0.0)
     assert repr(quotas) == "<Quotas of 1 callers>"
+
+
+def test_a_quota_that_is_lifted_and_set_again_holds_nothing_that_is_over() -> None:
+    limit = 100
+    quotas = Quotas(lambda _uid: limit)
+    take(quotas, 1, 90, 0.0)
+    limit = 0
+    take(quotas, 1, 500, 1.0)
+    quotas.settle(1, 90, 90, 2.0)
+    quotas.settle(1, 500, 500, 2.0)
+    limit = 100
+    take(quotas, 1, 100, 3.0)
+    refused(quotas, 1, 1, 3.0)

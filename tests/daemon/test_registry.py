@@ -12,10 +12,11 @@ from vestal.backend import Backend, BackendOptions
 from vestal.errors import ModelError, VestalError
 from vestal.models import Store
 from vestal_adapters.echo import EchoBackend
-from vestald import registry
+from vestald import adapters as found_adapters
+from vestald.adapters import ADAPTER_GROUP
 from vestald.config import BackendTable, Config
 from vestald.failures import BadConfiguration
-from vestald.registry import ADAPTER_GROUP, build_backends, configured_or_default
+from vestald.registry import build_backends, configured_or_default
 
 
 def config(*tables: tuple[str, str, dict[str, Any]]) -> Config:
@@ -37,7 +38,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def install(**points: str) -> None:
         found = [EntryPoint(name, value, ADAPTER_GROUP) for name, value in points.items()]
-        monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == ADAPTER_GROUP else [])
+        monkeypatch.setattr(found_adapters, "entry_points", lambda *, group: found if group == ADAPTER_GROUP else [])
 
     return install
 

@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from vestal.durations import parse_duration
+from vestal.options import DurationText, Trait, about
 from vestal_adapters.worker.options import WorkerOptions
 
 __all__ = ["EchoOptions", "Fault"]
-
-Duration = str | int | float
 
 LEGAL_FAULTS = '"", "start", "before", "after:N", "hang", "ignore_stop", or, with isolation = "process", "crash:N"'
 _FAULT = re.compile(r"start|before|hang|ignore_stop|(?P<kind>after|crash):(?P<count>[0-9]{1,9})")
@@ -31,14 +30,14 @@ class Fault(Struct, frozen=True):
 class EchoOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of the echo backend; those of a worker mean something with `isolation = "process"`."""
 
-    slots: Annotated[int, Meta(ge=1, le=4096, description="requests that run at once")] = 1
-    ready_delay: Annotated[Duration, Meta(description="how long loading takes; it reports percent on the way")] = "0s"
-    token_delay: Annotated[Duration, Meta(description="pause before each token")] = "0s"  # noqa: S105  # not that kind of token
-    v2: Annotated[bool, Meta(description="whether it speaks version 2")] = True
-    embed: Annotated[bool, Meta(description="whether it embeds: deterministic vectors of 8 dimensions")] = False
-    fault: Annotated[str, Meta(description=f"what goes wrong: {LEGAL_FAULTS}")] = ""
+    slots: Annotated[int, Meta(ge=1, le=4096), about("requests that run at once", 4)] = 1
+    ready_delay: Annotated[DurationText, about("how long loading takes; it reports percent on the way", "3s")] = "0s"
+    token_delay: Annotated[DurationText, about("pause before each token", "20ms")] = "0s"  # noqa: S105  # not that kind of token
+    v2: Annotated[bool, about("whether it speaks version 2", False)] = True
+    embed: Annotated[bool, about("whether it embeds: deterministic vectors of 8 dimensions", True)] = False
+    fault: Annotated[str, about("what goes wrong", "after:3"), Trait(form=LEGAL_FAULTS)] = ""
     isolation: Annotated[
-        Literal["none", "process"], Meta(description='"process" runs it in a worker, like any native engine')
+        Literal["none", "process"], about('"process" runs it in a worker, like any native engine', "process")
     ] = "none"
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from vestal.backend import BackendOptions, Health
 from vestal.errors import VestalError
+from vestal.findings import Finding
 from vestal.models.store import Store
 from vestal.models.trust import Trust
 from vestal_adapters.llamacpp.cores import usable_cores
@@ -66,6 +67,15 @@ class LlamaCppBackend(WorkerBackend):
         given["model"] = model.name
         given["threads"] = options.threads or usable_cores()
         return LlamaCppEngineOptions(path=str(model.path), digest=model.digest, **given)
+
+    @classmethod
+    def examine(cls, options: BackendOptions, *, running: bool, thorough: bool) -> list[Finding]:
+        """The sandbox, and the model."""
+        from vestal_adapters.llamacpp.examination import examine_model
+
+        chosen = cast("LlamaCppOptions", options)
+        base = super().examine(options, running=running, thorough=thorough)
+        return [*base, *examine_model(chosen, running=running, thorough=thorough)]
 
     async def health(self) -> Health:
         """Says what is not checked as long as it is not."""

@@ -16,10 +16,10 @@ from vestal.models.available import available_memory
 from vestal.models.gguf_file import GGUFInfo, read_held_gguf
 from vestal.models.integrity import HeldFile, hold
 from vestal.models.memory import Available, Settings, default_context, refusal
-from vestal_adapters.llamacpp.options import LlamaCppEngineOptions
+from vestal_adapters.llamacpp.options import LlamaCppEngineOptions, LlamaCppOptions
 from vestal_adapters.worker.engine import Progress
 
-__all__ = ["ModelFile"]
+__all__ = ["ModelFile", "memory_settings"]
 
 _BROKEN = 'the model file was opened for writing by another process (integrity = "lease"): the worker ends\n'
 
@@ -68,7 +68,8 @@ class ModelFile:
         """
         info = read_held_gguf(self._opened.descriptor, self.path)
         if self._available is not None and self._options.gpu_layers == 0:
-            error = refusal(self._options.model, info, self._settings(info), self._available)
+            settings = memory_settings(self._options, info)
+            error = refusal(self._options.model, info, settings, self._available)
             if error is not None:
                 raise error
         return info
@@ -95,16 +96,6 @@ class ModelFile:
             raise ModelError(f"the file of {self._options.model!r} is not open")
         return self._held
 
-    def _settings(self, info: GGUFInfo) -> Settings:
-        options = self._options
-        return Settings(
-            slots=options.slots,
-            context_length=options.context_length or default_context(info),
-            batch=options.batch,
-            sealed=options.integrity == "sealed",
-            mapped=options.mmap,
-        )
-
     def _check_copy(self) -> None:
         """A copy that does not fit must not be begun: whatever is killed for it need not be this process."""
         try:
@@ -118,6 +109,17 @@ class ModelFile:
                 f" {available.size:,} are available ({available.bound})",
                 hint="free some memory or choose a smaller model; `vestal models plan` shows the whole sum",
             )
+
+
+def memory_settings(options: LlamaCppOptions, info: GGUFInfo) -> Settings:
+    """What of the options takes memory."""
+    return Settings(
+        slots=options.slots,
+        context_length=options.context_length or default_context(info),
+        batch=options.batch,
+        sealed=options.integrity == "sealed",
+        mapped=options.mmap,
+    )
 
 
 def _told_in(progress: Progress, what: str) -> Callable[[int, int], None]:

@@ -241,6 +241,7 @@ class Channel(asyncio.Protocol):
         self._open = False
         if not self.loaded.done():
             self.loaded.set_exception(BackendUnavailable("the worker was stopped while it was loading"))
+        if not self.loaded.cancelled():
             self.loaded.exception()  # perhaps nobody waits for it any more: that is no news
         if self._transport is not None:
             self._transport.abort()

@@ -32,6 +32,7 @@ from vestal.backend import (
     Unavailable,
 )
 from vestal.errors import BackendCrashed, BackendUnavailable, InternalError, VestalError
+from vestal.findings import Finding
 from vestal_adapters.worker.causes import Cause, explain, without_places
 from vestal_adapters.worker.channel import Channel
 from vestal_adapters.worker.heartbeat import until_silent
@@ -61,8 +62,9 @@ _HEALTH: dict[State, Literal["ok", "loading", "unavailable", "stopped"]] = {
 }  # fmt: skip
 
 # An exiting process closes its pipe some instructions before it can be reaped; with many threads and much memory
-# it takes a little longer. Blocking the loop for it, once per death, is what makes a death one event.
-EXIT_PATIENCE = 0.05
+# or on a busy machine it takes a little longer. Blocking the loop for it, once per death, is what makes a death one
+# event.
+EXIT_PATIENCE = 0.2
 KILL_PATIENCE = 1.0  # from SIGKILL to reaped; only a process stuck in the kernel takes longer
 PING_PATIENCE = 0.2  # a step should be shorter
 HANDSHAKE_PATIENCE = 30.0  # from the spawn to the first word: starting Python, on a machine that swaps
@@ -97,6 +99,13 @@ class WorkerBackend(Backend):
         self._cause = ""
         self._first_load = 0.0
         self._supervisor: asyncio.Task[None] | None = None
+
+    @classmethod
+    def examine(cls, options: BackendOptions, *, running: bool, thorough: bool) -> list[Finding]:
+        """The sandbox."""
+        from vestal_adapters.worker.examination import examine_sandbox
+
+        return [examine_sandbox(options if isinstance(options, WorkerOptions) else WorkerOptions())]
 
     def engine_options(self) -> BackendOptions:
         """What the child's engine is made from; asked for at every start of a worker. May raise `VestalError`."""
@@ -244,7 +253,8 @@ class WorkerBackend(Backend):
         self._process, self._channel = process, channel
         try:
             await channel.connect(process.channel)
-            channel.configure(self.engine, options, self._rules.sandbox, self._rules.memory_limit)
+            if not channel.loaded.done():  # else it has died already, and there is its cause
+                channel.configure(self.engine, options, self._rules.sandbox, self._rules.memory_limit)
             await self._handshake(channel)
             self.capabilities = await channel.loaded
             if self._cause:  # it said it was loaded, and died

@@ -8,11 +8,10 @@ from msgspec import Meta
 
 from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
+from vestal.options import DurationText, Trait, about
 from vestal_adapters.worker.sandbox import SandboxMode
 
 __all__ = ["WorkerOptions"]
-
-Duration = str | int | float
 
 
 class WorkerOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,14 +19,16 @@ class WorkerOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
 
     sandbox: Annotated[
         SandboxMode,
-        Meta(description='how its worker is confined; "best_effort" goes without the layers that the kernel lacks'),
+        about('how its worker is confined; "best_effort" goes without the layers that the kernel lacks', "best_effort"),
     ] = "required"
-    memory_limit: (
-        Annotated[int, Meta(ge=2**26, description="most bytes of private memory for its worker; by default any")] | None
-    ) = None
+    memory_limit: Annotated[
+        Annotated[int, Meta(ge=2**26)] | None,
+        about("most bytes of private memory for its worker; by default any", 4 * 2**30),
+        Trait(unit="bytes"),
+    ] = None
     """A mapped model file does not count. What is refused shows as a failure to allocate, which may end the worker."""
     heartbeat: Annotated[
-        Duration, Meta(description="how long its worker may give no answer before it is killed and replaced")
+        DurationText, about("how long its worker may give no answer before it is killed and replaced", "1m")
     ] = "30s"
     """A step is never cut short, so it must be longer than the longest: `batch` tokens of prefill."""
 
