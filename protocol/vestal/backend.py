@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from vestal.errors import Unsupported
 from vestal.explain import shown
+from vestal.findings import Finding
 from vestal.values import (
     FLAGS,
     Attachment,
@@ -192,7 +193,10 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 class BackendOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of an adapter's options: what a `[[backend]]` table may hold beside `name` and `adapter`."""
+    """Base of an adapter's options: what a `[[backend]]` table may hold beside `name` and `adapter`.
+
+    `vestal.options` says how they are declared, so that they have flags, variables, help and a place in the schema.
+    """
 
 
 class Backend(ABC):
@@ -203,6 +207,15 @@ class Backend(ABC):
     def __init__(self, name: str, options: BackendOptions) -> None:
         self.name = name
         self.capabilities = Capabilities()
+
+    @classmethod
+    def examine(cls, options: BackendOptions, *, running: bool, thorough: bool) -> list[Finding]:
+        """What on this machine would help or hinder a backend with these options; for `vestal doctor`.
+
+        Starts nothing and changes nothing. `running` says that it serves now, so what it takes is taken already;
+        without `thorough` nothing is done that takes seconds.
+        """
+        return []
 
     @property
     @abstractmethod

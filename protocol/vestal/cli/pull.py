@@ -1,4 +1,4 @@
-"""`vestal pull`: fetch models of the catalog, or add files of the user's.
+"""`vestal pull`: fetch models of the catalog, from the web or off a hub, or add files of the user's.
 
 Progress goes to stderr: a bar on a terminal, elsewhere one line a stage. What the store has at the end goes to
 stdout, a line for each.
@@ -32,19 +32,23 @@ _NAME = 15
 _PAUSE = 0.05  # seconds between two drawings
 
 _MORE = """\
-A NAME is one of the catalog (no argument lists it); what has a slash or ends in
-.gguf is a file, which is copied. Fetching runs pip, so your index, mirror and
-cache are used.
+A NAME is one of the catalog (no argument lists it), fetched with pip, so your
+index, mirror and cache are used. What has a slash or ends in .gguf is a file,
+which is copied. An https:// address needs the digest of what is meant; a hub
+states it. Interrupted, both go on where they were: give the same command again.
 
 examples
   vestal pull smollm2-135m minilm-l6-v2
-  vestal pull ./mine.gguf --name mine"""
+  vestal pull ./mine.gguf --name mine
+  vestal pull https://example.org/mine.gguf --sha256 HEX
+  vestal pull hub:OWNER/REPOSITORY/FILE.gguf@REVISION"""
 
 
 def parser(command: str, purpose: str) -> Parser:
     """The arguments of `pull`."""
-    made = Parser(command, purpose, words="[NAME|PATH…]", most=None, more=_MORE)
-    made.add_argument("--name", help="what to call a file in the store (default: made from the file's name)")
+    made = Parser(command, purpose, words="[NAME|PATH|ADDRESS…]", most=None, more=_MORE)
+    made.add_argument("--name", help="what to call it in the store (default: made from the file's name)")
+    made.add_argument("--sha256", metavar="HEX", help="what the file must have; needed for an address")
     return made
 
 
@@ -53,17 +57,24 @@ def execute(args: Namespace) -> int:
     store = Store()
     if args.name is not None and len(args.words) != 1:
         raise UsageError("--name is for one file: vestal pull ./FILE.gguf --name NAME")
+    if args.sha256 is not None and len(args.words) != 1:
+        raise UsageError("--sha256 is for one file: vestal pull ADDRESS --sha256 HEX")
     if not args.words:
         return _list_catalog(store)
     for word in args.words:
-        progress = PullProgress(Screen(), word)
+        progress = PullProgress(Screen(), _shown(word))
         try:
-            pulled = pull(word, store, progress, name=args.name)
+            pulled = pull(word, store, progress, name=args.name, sha256=args.sha256)
         finally:
             progress.close()
         sys.stdout.write(f"{_outcome(pulled)}\n")
         sys.stdout.flush()
     return OK
+
+
+def _shown(word: str) -> str:
+    """What stands before the progress: of an address the file's name, as the rest may hold what is not to be shown."""
+    return word.partition("?")[0].rstrip("/").rpartition("/")[2] or word if "://" in word else word
 
 
 def _outcome(pulled: Pulled) -> str:

@@ -36,11 +36,12 @@ _PIECE = 1 << 20
 _SILENCE = 60.0  # seconds without a byte after which a server is given up
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _BY_HAND = "`vestal pull ./FILE.gguf --sha256 HEX`"
+_LATER = "try again later"
 _HINTS = {
     401: f"it wants credentials: fetch it with a program that has them, then {_BY_HAND}",
     403: f"it is not for everybody: fetch it with a program that may, then {_BY_HAND}",
-    404: "check the address",
-    410: "check the address",
+    408: _LATER,
+    429: _LATER,
 }
 
 
@@ -121,7 +122,7 @@ def _complete(address: Address, incoming: _Incoming) -> None:
     try:
         with _open(asked, address) as answer:
             incoming.expect(*_place(answer, address, incoming.done))
-            while piece := answer.read(_PIECE):
+            while piece := answer.read1(_PIECE):  # what is there: `read` would hold back what an interrupt then loses
                 incoming.take(piece)
     except HTTPError as error:
         if error.code == 416 and incoming.done:  # it has no more than is there: the digest decides
@@ -173,7 +174,7 @@ def _place(answer: HTTPResponse, address: Address, kept: int) -> tuple[int, int 
 
 def _refused(address: Address, error: HTTPError) -> ModelError:
     error.close()
-    hint = _HINTS.get(error.code, "try again later")
+    hint = _HINTS.get(error.code, _LATER if error.code >= 500 else "check the address")
     return ModelError(f"{address} answered {error.code} {str(error.reason)[:80]}", hint=hint)
 
 

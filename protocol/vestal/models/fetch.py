@@ -48,7 +48,10 @@ def pull(
         fetch = pull_hub if is_hub(name_or_path) else pull_address
         return fetch(name_or_path, store, report, name=name, sha256=sha256, reserved=catalog)
     if is_path(name_or_path):
-        return _pull_file(to_path(name_or_path), store, report, name, sha256, catalog)
+        path = to_path(name_or_path)
+        if not path.exists():
+            raise no_such_file(path, name_or_path)
+        return _pull_file(path, store, report, name, sha256, catalog)
     if sha256 is not None:
         message = f"{name_or_path!r} is a catalog model, whose digests are known"
         raise ModelError(message, hint=f"`vestal pull {name_or_path}`")
@@ -66,8 +69,6 @@ def _pull_file(
     path: Path, store: Store, report: Report, name: str | None, sha256: str | None, catalog: Mapping[str, CatalogEntry]
 ) -> Pulled:
     report("verify", 0, None)
-    if not path.exists():
-        raise no_such_file(path)
     check_usable(path, read_gguf(path))
     target = name_for(path, name, catalog, origin=str(path))
     before = _sound(store, target)

@@ -6,7 +6,6 @@ was left behind. Callers hold the store's lock.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Container
 from pathlib import Path
 
@@ -33,6 +32,8 @@ def sweep(root: Path, blobs: BlobDirectory, wanted: Container[str] | None, *, re
 
 
 def _directories(place: Path, locks: Path, prefix: str, remove: bool) -> int:
+    import shutil
+
     size = 0
     for directory in place.iterdir() if place.is_dir() else ():
         with held_if_free(locks / f"{prefix}{directory.name}") as free:

@@ -12,6 +12,7 @@ from pathlib import Path
 from vestal.errors import ModelError
 from vestal.models.catalog import CATALOG, CatalogEntry
 from vestal.models.gguf_file import GGUFInfo
+from vestal.models.names import is_name
 
 __all__ = [
     "check_usable", "fetch_again", "no_such_file", "no_such_model", "not_in_catalog", "readable_size", "translated",
@@ -59,9 +60,11 @@ def no_such_model(name: str, root: Path, names: Sequence[str]) -> ModelError:
     return ModelError(message, hint=hint)
 
 
-def no_such_file(path: Path) -> ModelError:
-    """A file to be pulled that is not there; two words with a slash may have meant something else."""
-    hint = f"check the path; the repository of a model hub is `vestal pull hub:{path.parent.name}/{path.name}`"
+def no_such_file(path: Path, text: str) -> ModelError:
+    """A file to be pulled that is not there; `text` is how it was given, and may have meant a repository."""
+    owner, _, repository = text.partition("/")
+    plain = is_name(owner.lower()) and is_name(repository.lower())
+    hint = f"the repository of a model hub is `vestal pull hub:{text}`" if plain else "check the path"
     return ModelError(f"there is no file {path}", hint=hint)
 
 

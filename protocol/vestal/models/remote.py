@@ -12,8 +12,10 @@ from pathlib import Path
 
 from vestal.errors import ModelError
 from vestal.models.address import Address
+from vestal.models.gguf_file import read_gguf
 from vestal.models.manifest import parse_digest
 from vestal.models.names import name_for
+from vestal.models.remedies import check_usable
 from vestal.models.stages import Pulled, Report
 from vestal.models.store import Store
 
@@ -58,7 +60,17 @@ def _pull(address: Address, digest: str, store: Store, report: Report, name: str
         file = directory / "file" if there is None else there.path
         if there is None:
             download(address, file, digest, lambda done, total: report("download", done, total))
+            _check(file)
         model = store.add_file(
             file, name, source=source, expected=digest, progress=lambda done, total: report("store", done, total)
         )
     return Pulled(model, already=there is not None)
+
+
+def _check(file: Path) -> None:
+    """What was meant, by its digest, and is no model all the same will not become one: it is not kept."""
+    try:
+        check_usable(file, read_gguf(file))
+    except ModelError:
+        file.unlink()
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -25,7 +26,9 @@ from vestal.backend import (
 from vestal.errors import BackendUnavailable, InternalError, InvalidRequest, Unsupported, VestalError
 from vestal.values import Message, MessageV2, TextBlock
 from vestal_adapters.echo import EchoBackend, EchoOptions
+from vestal_adapters.worker import host
 from vestal_adapters.worker.host import WorkerBackend
+from vestal_adapters.worker.process import Process
 
 if TYPE_CHECKING:
     from tests.adapters.worker.conftest import PuppetBackend, Reports
@@ -360,3 +363,27 @@ def test_the_stream_s_end_is_its_last_event(serving: Serving, ask: Ask) -> None:
             assert (events[1].stop_reason, len(events)) == ("length", 2)
 
     asyncio.run(main())
+
+
+def test_a_worker_that_is_dead_before_it_is_told_anything_says_how_it_died(
+    run: Any, puppet: type[PuppetBackend], reports: type[Reports], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[dict[str, Any]] = []
+
+    def dead_process(arguments: list[str], environment: Any) -> Process:
+        process = Process(arguments, environment)
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+        backend = puppet()
+        with pytest.raises(VestalError, match="was killed by SIGKILL while loading the model"):
+            await backend.start(reports())
+        del backend
+        gc.collect()  # a future whose exception nobody has asked for complains when it goes
+
+    monkeypatch.setattr(host, "Process", dead_process)
+    run(main())
+    assert faults == []
