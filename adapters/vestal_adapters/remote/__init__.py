@@ -1,0 +1,1 @@
+"""Servers that somebody else runs, behind HTTP: one core (`http`, `sse`, `backend`), and an adapter for each API."""

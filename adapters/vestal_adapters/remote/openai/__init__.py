@@ -1,0 +1,1 @@
+"""Servers with the API that OpenAI began: chat completions and embeddings, in the dialects of `presets`."""

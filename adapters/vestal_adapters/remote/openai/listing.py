@@ -1,0 +1,163 @@
+"""What a server says of its models, made into capabilities. Pure: pages in, facts out.
+
+The operator's word goes before the server's, and the server's before what its kind is known for. What nobody
+promises is not promised: a request for it is refused here by name instead of being ignored there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from vestal.errors import ModelNotFound
+from vestal.values import Capabilities
+from vestal_adapters.remote.openai.options import OpenAIOptions
+
+__all__ = ["Listing", "capabilities_of", "chosen"]
+
+_MOST_NAMED = 8  # models that an error lists
+
+
+class Listing(Struct, frozen=True):
+    """The page `models`. Entries are as each server has them."""
+
+    data: list[dict[str, Any]]
+
+
+class _Said(Struct, frozen=True):
+    """What the server told; `None` where it says nothing."""
+
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+    thinking: bool | None = None
+    json_schema: bool | None = None
+    fields: frozenset[str] | None = None  # the parameters that this model takes, by their JSON names
+
+
+def chosen(listing: Listing, model: str | None, backend: str) -> dict[str, Any]:
+    """The entry of the configured model, or of the only one. Raises `ModelNotFound` listing what is served."""
+    entries = {entry["id"]: entry for entry in listing.data if isinstance(entry.get("id"), str)}
+    for name in (model, f"{model}:latest"):  # Ollama's name for what was pulled without a tag
+        if name in entries:
+            return entries[name]
+    if model is None and len(entries) == 1:
+        return next(iter(entries.values()))
+    served = sorted(entries)
+    shown = ", ".join(served[:_MOST_NAMED]) + (f" and {len(served) - _MOST_NAMED} more" * (len(served) > _MOST_NAMED))
+    raise ModelNotFound(
+        f"the server of backend {backend!r} does not serve model {model!r}"
+        if model
+        else f"the server of backend {backend!r} serves {len(served)} models, and none is chosen",
+        hint=f"set model to one of those it serves: {shown}" if served else "it serves none: load one there",
+        details={"models": served[:_MOST_NAMED]},
+    )
+
+
+def capabilities_of(
+    options: OpenAIOptions, entry: dict[str, Any], details: dict[str, Any], dimensions: int | None
+) -> Capabilities:
+    """`details` is the preset's page about the model, empty if there is none; `dimensions` those of an embedding."""
+    preset, said = options.dialect, _said(options, entry, details)
+    name = str(entry["id"])
+    if options.kind == "embeddings":
+        return Capabilities(
+            generate=False,
+            embed=True,
+            slots=options.slots,
+            context_length=options.context_length or said.context_length,
+            embedding_dimensions=dimensions,
+            model=name,
+            options=(),
+        )
+    return Capabilities(
+        v2=True,
+        tools=_first(options.tools, said.tools, preset.tools),
+        vision=_first(options.vision, said.vision, False),
+        thinking=bool(preset.efforts) and _first(options.thinking, said.thinking, False),
+        json_schema=_first(options.json_schema, said.json_schema, preset.json_schema),
+        grammar=preset.grammar is not None,
+        logprobs=preset.logprobs,
+        slots=options.slots,
+        context_length=options.context_length or said.context_length,
+        max_output_tokens=options.max_output_tokens or said.max_output_tokens,
+        model=name,
+        options=tuple(option for option, field in preset.fields.items() if said.fields is None or field in said.fields),
+    )
+
+
+def _first(*words: bool | None) -> bool:
+    return next((word for word in words if word is not None), False)
+
+
+def _said(options: OpenAIOptions, entry: dict[str, Any], details: dict[str, Any]) -> _Said:
+    preset = options.dialect
+    general = _Said(_count(entry, preset.context), _count(entry, preset.output))
+    if options.preset == "openrouter":
+        return _openrouter(general, entry)
+    if options.preset == "venice":
+        return _venice(general, entry)
+    if options.preset == "lmstudio":
+        return _lmstudio(details)
+    if options.preset == "llamacpp":
+        return _Said(
+            _count(details, ("default_generation_settings", "n_ctx")), vision=_truth(details, ("modalities", "vision"))
+        )
+    return general
+
+
+def _openrouter(general: _Said, entry: dict[str, Any]) -> _Said:
+    takes = entry.get("supported_parameters")
+    sees = _at(entry, ("architecture", "input_modalities"))
+    if not isinstance(takes, list):
+        return general
+    return _Said(
+        general.context_length,
+        general.max_output_tokens,
+        tools="tools" in takes,
+        vision="image" in sees if isinstance(sees, list) else None,
+        thinking="reasoning" in takes,
+        json_schema="structured_outputs" in takes,
+        fields=frozenset(name for name in takes if isinstance(name, str)),
+    )
+
+
+def _venice(general: _Said, entry: dict[str, Any]) -> _Said:
+    def can(what: str) -> bool | None:
+        return _truth(entry, ("model_spec", "capabilities", what))
+
+    return _Said(
+        general.context_length,
+        general.max_output_tokens,
+        tools=can("supportsFunctionCalling"),
+        vision=can("supportsVision"),
+        thinking=can("supportsReasoningEffort"),
+        json_schema=can("supportsResponseSchema"),
+    )
+
+
+def _lmstudio(details: dict[str, Any]) -> _Said:
+    can = details.get("capabilities")
+    return _Said(
+        _count(details, ("loaded_context_length",)) or _count(details, ("max_context_length",)),
+        tools="tool_use" in can if isinstance(can, list) else None,
+        vision=details["type"] == "vlm" if "type" in details else None,
+    )
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _count(value: Any, path: tuple[str, ...]) -> int | None:
+    found = _at(value, path) if path else None
+    return found if isinstance(found, int) and found > 0 and not isinstance(found, bool) else None
+
+
+def _truth(value: Any, path: tuple[str, ...]) -> bool | None:
+    found = _at(value, path)
+    return found if isinstance(found, bool) else None

@@ -1,0 +1,89 @@
+"""What every adapter for a remote server lets its operator choose: where it is, the key's name, the deadlines."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from vestal.backend import BackendOptions
+from vestal.durations import parse_duration
+
+__all__ = ["Duration", "RemoteOptions"]
+
+Duration = str | int | float
+
+_TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", "total_timeout")
+
+
+class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the options of an adapter that speaks HTTP."""
+
+    base_url: (
+        Annotated[str, Meta(description="where the API is, such as http://127.0.0.1:8000/v1; by default the preset's")]
+        | None
+    ) = None
+    unix_socket: (
+        Annotated[str, Meta(description="path of a Unix socket to connect to instead of base_url's host")] | None
+    ) = None
+    api_key_env: (
+        Annotated[str, Meta(description="the name of the variable that holds the key, never the key itself")] | None
+    ) = None
+    api_key_file: (
+        Annotated[str, Meta(description="the file that holds the key, readable by the daemon's user alone")] | None
+    ) = None
+    plain_http: Annotated[bool, Meta(description="send the key over http:// to another machine, in clear")] = False
+    ca_file: Annotated[str, Meta(description="certificates to trust instead of the system's, as a PEM file")] | None = (
+        None
+    )
+    slots: Annotated[int, Meta(ge=1, le=4096, description="requests that run at once at that server")] = 4
+    connect_timeout: Annotated[Duration, Meta(description="how long connecting may take, TLS included")] = "5s"
+    first_byte_timeout: Annotated[Duration, Meta(description="how long it may take to begin an answer")] = "5m"
+    between_tokens_timeout: Annotated[Duration, Meta(description="how long it may pause within an answer")] = "60s"
+    total_timeout: Annotated[Duration, Meta(description="how long one answer may take in all")] = "30m"
+
+    def __post_init__(self) -> None:
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError("api_key_file: give it or api_key_env, not both")
+        for name in _TIMEOUTS:
+            try:
+                seconds = parse_duration(getattr(self, name))
+            except ValueError as exc:
+                raise ValueError(f"{name}: {exc}") from None
+            if seconds <= 0:
+                raise ValueError(f"{name}: nothing takes 0 seconds")
+        self._check_url(self.url)
+
+    @property
+    def url(self) -> str:
+        """Where the API is, without a slash at the end."""
+        if self.base_url is None:
+            raise ValueError("base_url: say where the server is, such as http://127.0.0.1:8000/v1")
+        return self.base_url.rstrip("/")
+
+    @property
+    def names_a_key(self) -> bool:
+        return self.api_key_env is not None or self.api_key_file is not None
+
+    def _check_url(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("base_url: expected http://HOST/PATH or https://HOST/PATH")  # not repeated: see below
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("base_url: no user or password in it: name the key with api_key_env or api_key_file")
+        if parts.query or parts.fragment:
+            raise ValueError("base_url: expected no query and no fragment")
+        near = self.unix_socket is not None or _is_loopback(parts.hostname)
+        if self.names_a_key and parts.scheme == "http" and not near and not self.plain_http:
+            raise ValueError(
+                f"base_url: the key would go to {parts.hostname} in clear: use https, or set plain_http = true"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

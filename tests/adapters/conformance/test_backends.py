@@ -1,0 +1,85 @@
+"""Every adapter keeps every promise of the port: one suite for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.adapters.remote import model
+from tests.adapters.remote.web import Server
+from vestal.backend import Backend
+from vestal.testing import CHECKS, Report, check_backend
+from vestal_adapters.echo import EchoBackend, EchoOptions
+from vestal_adapters.llamacpp.backend import LlamaCppBackend
+from vestal_adapters.llamacpp.options import LlamaCppOptions
+from vestal_adapters.remote.openai.backend import OpenAIBackend
+from vestal_adapters.remote.openai.options import OpenAIOptions
+
+ALWAYS = {
+    "capabilities",
+    "health",
+    "generate",
+    "generate_v2",
+    "embed",
+    "count",
+    "stable_capabilities",
+    "readiness",
+    "restart",
+    "stop_while_starting",
+}
+ANSWERING = {"max_tokens", "closing", "cancelling", "concurrency", "options", "stop_strings", "stop_while_running"}
+
+
+def checked(make: Callable[[], Backend], **how: float) -> Report:
+    report = asyncio.run(check_backend(make, **how))  # type: ignore[arg-type]  # only the numbers are passed here
+    print(report)
+    assert [outcome.check for outcome in report.outcomes] == list(CHECKS)
+    return report
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+@pytest.mark.parametrize("v2", [True, False])
+def test_echo(isolation: str, v2: bool) -> None:
+    options = EchoOptions(isolation=isolation, v2=v2, embed=v2, slots=3, ready_delay="20ms", token_delay="1ms")  # type: ignore[arg-type]  # a literal
+    assert checked(lambda: EchoBackend("echo", options)).passed >= ALWAYS | ANSWERING
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_llamacpp(smollm2_path: str) -> None:
+    options = LlamaCppOptions(model=smollm2_path, slots=2, context_length=256, threads=1)
+    report = checked(lambda: LlamaCppBackend("chat", options), patience=120)
+    assert report.passed >= ALWAYS | ANSWERING | {
+        "context_overflow", "response_format", "grammar", "logprobs", "tool_choice"
+    }  # fmt: skip
+
+
+@pytest.mark.model
+@pytest.mark.timeout(120)
+def test_llamacpp_with_an_embedding_model(minilm_path: str) -> None:
+    options = LlamaCppOptions(model=minilm_path, slots=1, threads=1)
+    report = checked(lambda: LlamaCppBackend("vectors", options), patience=60)
+    assert report.passed >= ALWAYS
+
+
+@pytest.mark.parametrize("preset", ["vllm", "openai"])
+def test_openai(preset: str) -> None:
+    async def check() -> Report:
+        async with Server(model.serve) as server:
+            options = OpenAIOptions(preset=preset, model="small", base_url=server.url, slots=3, tools=True)  # type: ignore[arg-type]  # a literal
+            return await check_backend(lambda: OpenAIBackend("cluster", options))
+
+    report = asyncio.run(check())
+    assert report.passed >= ALWAYS | ANSWERING | {"response_format", "logprobs", "tool_choice"}
+    assert ("context_overflow" in report.passed) == (preset == "vllm")  # whose listing says how long it is
+
+
+def test_openai_with_an_embedding_model() -> None:
+    async def check() -> Report:
+        async with Server(model.serve) as server:
+            options = OpenAIOptions(preset="openai", model="small", base_url=server.url, kind="embeddings")
+            return await check_backend(lambda: OpenAIBackend("vectors", options))
+
+    assert asyncio.run(check()).passed >= ALWAYS

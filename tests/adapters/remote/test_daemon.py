@@ -1,0 +1,82 @@
+"""The daemon in front of a server: the gate, an answer, and one error for a server that dies in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vestal
+from tests.adapters.remote.web import Asked, Server, chat_like, chunk, sse
+from tests.e2e.harness import Daemon, toml
+
+SECRET = "sk-secret-1234"
+
+
+@contextmanager
+def running(answer: Any) -> Iterator[Server]:
+    """A server in a thread of its own."""
+    up, down = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+    server = Server(answer)
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with server:
+            up.set()
+            await down.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert up.wait(20)
+    try:
+        yield server
+    finally:
+        loops[0].call_soon_threadsafe(down.set)
+        thread.join()
+
+
+@contextmanager
+def vestald(home: Path, url: str) -> Iterator[Daemon]:
+    table = {"name": "cluster", "adapter": "openai", "preset": "vllm", "base_url": url, "api_key_env": "CLUSTER_KEY"}
+    daemon = Daemon(home, toml(table), environ={"CLUSTER_KEY": SECRET})
+    try:
+        yield daemon.ready()
+    finally:
+        daemon.kill()
+        assert SECRET not in daemon.stderr
+        assert "Traceback" not in daemon.stderr
+
+
+def test_an_app_is_answered_by_the_server_and_sees_which_backend_it_was(short_dir: Path) -> None:
+    with running(chat_like()) as server, vestald(short_dir, server.url) as daemon:
+        with vestal.Client(runtime_dir=daemon.runtime_dir) as client:
+            answer = client.generate("Hi")
+        assert (answer.text, answer.backend, answer.model) == ("Hello", "cluster", "small")
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (7, 2)
+        assert daemon.stop() == 0
+
+
+def test_a_server_that_dies_in_the_middle_costs_one_error_and_the_next_request_is_served(short_dir: Path) -> None:
+    deaths = iter([True])
+
+    async def mortal(asked: Asked) -> None:
+        if next(deaths, False):
+            await asked.stream(sse(chunk("Hel")))
+            asked.writer.transport.abort()
+        else:
+            await asked.stream(sse(chunk("alive", "stop"), "[DONE]"))
+            await asked.end_stream()
+
+    with running(chat_like(mortal)) as server, vestald(short_dir, server.url) as daemon:
+        with vestal.Client(runtime_dir=daemon.runtime_dir) as client:
+            with pytest.raises(vestal.BackendCrashed, match="broke off its answer"):
+                client.generate("Hi")
+            again = client.generate("Hi")
+        assert again.text == "alive"
+        assert [notice.code for notice in again.notices] == ["usage_estimated"]

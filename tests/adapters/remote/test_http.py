@@ -1,0 +1,469 @@
+"""A hostile server costs one bounded error: never a hang, a redirect, a leak of the key or a foreign exception."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.adapters.remote.web import Asked, Server, head, sse
+from vestal.errors import VestalError, WireError
+from vestal_adapters.remote import http
+from vestal_adapters.remote.http import Upstream
+from vestal_adapters.remote.openai.options import OpenAIOptions
+
+SECRET = "sk-secret-1234"
+JSON = "application/json"
+STREAM = "text/event-stream"
+
+Run = Callable[[Any], Any]
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    return request.param  # type: ignore[no-any-return]  # one of the two above
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_KEY", SECRET)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # must not be used: nothing is asked for by it
+
+
+def upstream(url: str, **options: Any) -> Upstream:
+    return Upstream("cluster", OpenAIOptions(preset="vllm", base_url=url, api_key_env="CLUSTER_KEY", **options))
+
+
+async def events(server: Upstream) -> list[str]:
+    stream = server.events("chat/completions", {"ask": "x"})
+    try:
+        return [event.data async for event in stream]
+    finally:
+        await stream.aclose()
+
+
+async def failure(answer: Any, ask: Any = events, tls: ssl.SSLContext | None = None, **options: Any) -> WireError:
+    """The error that asking a server ends in which answers so."""
+    async with Server(answer, tls=tls) as server:
+        asking = upstream(server.url, **options)
+        try:
+            with pytest.raises(WireError) as failed:
+                await ask(asking)
+        finally:
+            await asking.close()
+    assert SECRET not in f"{failed.value!r} {failed.value} {failed.value.details}"
+    assert failed.value.__cause__ is None
+    assert failed.value.__suppress_context__ or failed.value.__context__ is None
+    return failed.value
+
+
+async def page(server: Upstream) -> object:
+    return await server.get("models", dict[str, Any], timeout=20)
+
+
+async def posted(server: Upstream) -> object:
+    return await server.post("embeddings", {"input": ["a"]}, dict[str, Any])
+
+
+# --- what goes well -------------------------------------------------------------------------------------------
+
+
+def test_a_request_carries_the_key_and_no_more_than_it_must(run: Run) -> None:
+    async def ask() -> Asked:
+        async with Server(lambda asked: asked.reply(sse("a", "b"), kind=STREAM)) as server:
+            asking = upstream(server.url)
+            assert await events(asking) == ["a", "b"]
+            assert SECRET not in repr(asking)
+            await asking.close()
+            return server.asked[0]
+
+    asked = run(ask())
+    assert (asked.method, asked.path, asked.json) == ("POST", "/v1/chat/completions", {"ask": "x"})
+    assert asked.headers["authorization"] == f"Bearer {SECRET}"
+    assert asked.headers["accept-encoding"] == "identity"
+    assert set(asked.headers) == {
+        "host", "accept", "accept-encoding", "authorization", "connection", "content-length", "content-type",
+        "user-agent",
+    }  # fmt: skip
+
+
+def test_a_unix_socket_is_as_good_as_an_address(run: Run, short_dir: Path) -> None:
+    async def ask() -> object:
+        path = short_dir / "up.sock"
+        async with Server(lambda asked: asked.reply({"data": []}), path=path) as server:
+            asking = upstream(server.url, unix_socket=str(path))
+            try:
+                return await page(asking)
+            finally:
+                await asking.close()
+
+    assert run(ask()) == {"data": []}
+
+
+def test_a_body_of_megabytes_is_sent_whole(run: Run) -> None:
+    async def ask() -> int:
+        async with Server(lambda asked: asked.reply({})) as server:
+            asking = upstream(server.url)
+            await asking.post("embeddings", {"input": "x" * (3 << 20)}, dict[str, Any])
+            await asking.close()
+            return len(server.asked[0].json["input"])
+
+    assert run(ask()) == 3 << 20
+
+
+def test_closing_the_stream_closes_the_connection(run: Run) -> None:
+    async def hold(asked: Asked) -> None:
+        await asked.stream(sse("a"))
+        await asked.gone.wait()
+
+    async def ask() -> None:
+        async with Server(hold) as server:
+            asking = upstream(server.url)
+            stream = asking.events("chat/completions", {})
+            assert (await anext(stream)).data == "a"
+            assert not server.asked[0].gone.is_set()
+            await stream.aclose()
+            await server.asked[0].gone.wait()
+            await asking.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_cancelling_the_task_closes_the_connection(run: Run, begun: bool) -> None:
+    arrived = asyncio.Event()
+
+    async def hold(asked: Asked) -> None:
+        if begun:
+            await asked.stream(sse("a"))
+        arrived.set()
+        await asked.gone.wait()
+
+    async def ask() -> None:
+        async with Server(hold) as server:
+            asking = upstream(server.url)
+            task = asyncio.create_task(events(asking))
+            await arrived.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await server.asked[0].gone.wait()
+            await asking.close()
+
+    run(ask())
+
+
+def test_closing_the_upstream_ends_what_is_under_way(run: Run) -> None:
+    async def hold(asked: Asked) -> None:
+        await asked.stream(sse("a"))
+        await asked.gone.wait()
+
+    async def ask() -> WireError:
+        async with Server(hold) as server:
+            asking = upstream(server.url)
+            stream = asking.events("chat/completions", {})
+            await anext(stream)
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            await asking.close()
+            with pytest.raises(WireError) as failed:
+                await waiting
+            return failed.value
+
+    assert "stopping" in run(ask()).message
+
+
+# --- nobody there ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_connection_is_unreachable(run: Run) -> None:
+    async def ask() -> WireError:
+        async with Server(lambda asked: asked.reply({})) as server:
+            url = server.url
+        asking = upstream(url)
+        with pytest.raises(WireError) as failed:
+            await events(asking)
+        await asking.close()
+        return failed.value
+
+    error = run(ask())
+    assert (error.code, error.retryable, error.details["unreachable"]) == ("backend_unavailable", True, True)
+    assert "refused" in error.message
+
+
+def test_a_connection_that_is_never_taken_is_given_up(run: Run) -> None:
+    """Of a listener whose queue is full: the kernel lets further connections hang."""
+
+    async def ask() -> WireError:
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
+            first.connect(listener.getsockname())
+            seconds = []
+            for _ in range(2):  # what the kernel takes beyond the backlog
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+                seconds.append(filler)
+            asking = upstream(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", connect_timeout="100ms")
+            with pytest.raises(WireError) as failed:
+                await events(asking)
+            await asking.close()
+            for filler in seconds:
+                filler.close()
+            return failed.value
+
+    error = run(ask())
+    assert "no connection within 0.1 s" in error.message
+    assert error.details["unreachable"]
+
+
+def certificate() -> tuple[bytes, bytes]:
+    """(certificate, key) that signs itself, for 127.0.0.1, as PEM."""
+    import ipaddress
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    return made.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
+    )
+
+
+def test_an_untrusted_certificate_is_refused_and_a_trusted_one_taken(run: Run, tmp_path: Path) -> None:
+    made, key = certificate()
+    (tmp_path / "cert.pem").write_bytes(made)
+    (tmp_path / "key.pem").write_bytes(key)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    async def ask() -> object:
+        async with Server(lambda asked: asked.reply({"data": []}), tls=tls) as server:
+            asking = upstream(server.url, ca_file=str(tmp_path / "cert.pem"))
+            try:
+                return await page(asking)
+            finally:
+                await asking.close()
+
+    error = run(failure(lambda asked: asked.reply({}), page, tls=tls))
+    assert (error.code, error.retryable) == ("backend_unavailable", False)
+    assert "TLS failed" in error.message
+    assert run(ask()) == {"data": []}
+
+
+def test_a_server_without_tls_fails_https_without_sending_the_key(run: Run) -> None:
+    async def ask() -> tuple[WireError, list[Asked]]:
+        async with Server(lambda asked: asked.reply({})) as server:
+            asking = upstream(server.url.replace("http://", "https://"), connect_timeout="300ms")
+            with pytest.raises(WireError) as failed:
+                await page(asking)
+            await asking.close()
+            return failed.value, server.asked
+
+    error, asked = run(ask())
+    assert error.code == "backend_unavailable"
+    assert asked == []
+
+
+def test_a_file_that_holds_no_certificates_is_refused_at_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+
+    async def make() -> None:
+        with pytest.raises(VestalError, match=r"ca_file .* cannot be used"):
+            upstream("https://127.0.0.1/v1", ca_file=str(tmp_path / "ca.pem"))
+
+    run(make())
+
+
+# --- answers that are none ------------------------------------------------------------------------------------
+
+
+def test_a_redirect_is_an_error_and_is_not_followed(run: Run) -> None:
+    async def ask() -> tuple[WireError, int]:
+        async with Server(lambda asked: asked.reply({}, 307, Location="/elsewhere")) as server:
+            asking = upstream(server.url)
+            with pytest.raises(WireError) as failed:
+                await events(asking)
+            await asking.close()
+            return failed.value, len(server.asked)
+
+    error, asked = run(ask())
+    assert (error.code, error.details["status"], asked) == ("backend_refused", 307, 1)
+    assert "redirects are not followed" in str(error.hint)
+
+
+async def _hang_up(asked: Asked) -> None:
+    asked.writer.close()
+
+
+async def _nonsense(asked: Asked) -> None:
+    await asked.send(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+
+async def _endless_head(asked: Asked) -> None:
+    while True:
+        await asked.send(b"X" * 65536)
+
+
+async def _half_an_event(asked: Asked) -> None:
+    await asked.stream(sse("a"), b"data: hal")
+    await asked.end_stream()
+
+
+async def _cut_chunk(asked: Asked) -> None:
+    await asked.stream(sse("a"))
+    await asked.send(b"100\r\nshort")
+
+
+async def _bad_chunk(asked: Asked) -> None:
+    await asked.stream(sse("a"))
+    await asked.send(b"zz\r\nwhat\r\n")
+
+
+async def _short_of_its_length(asked: Asked) -> None:
+    await asked.send(head(200, **{"Content-Type": STREAM, "Content-Length": "1000"}), sse("a"))
+
+
+async def _endless_line(asked: Asked) -> None:
+    await asked.stream()
+    while True:
+        await asked.more(b"x" * 65536)
+
+
+async def _no_stream(asked: Asked) -> None:
+    await asked.reply(b"<html>", kind="text/html")
+
+
+async def _compressed(asked: Asked) -> None:
+    await asked.reply(b"\x1f\x8b", kind=STREAM, Content_Encoding="gzip")
+
+
+@pytest.mark.parametrize(
+    ("answer", "retryable", "why"),
+    [
+        (_hang_up, True, "broke off its answer"),
+        (_nonsense, False, "did not answer in HTTP"),
+        (_endless_head, False, "did not answer in HTTP"),
+        (_half_an_event, False, "in the middle of an event"),
+        (_cut_chunk, True, "broke off its answer"),
+        (_bad_chunk, False, "did not answer in HTTP"),
+        (_short_of_its_length, True, "broke off its answer"),
+        (_endless_line, False, "sent too much: a line has more than"),
+        (_no_stream, False, "text/html instead of an event stream"),
+        (_compressed, False, "compressed its answer"),
+    ],
+)
+def test_what_is_no_answer_is_one_error(run: Run, answer: Any, retryable: bool, why: str) -> None:
+    error = run(failure(answer))
+    assert (error.code, error.retryable) == ("backend_crashed", retryable)
+    assert why in error.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_a_page_that_is_not_the_json_it_should_be(run: Run, body: bytes) -> None:
+    error = run(failure(lambda asked: asked.reply(body), page))
+    assert (error.code, error.retryable) == ("backend_crashed", False)
+    assert "not the JSON it should be" in error.message
+
+
+def test_a_huge_answer_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1 << 20)
+
+    async def endless(asked: Asked) -> None:
+        await asked.stream()
+        while True:
+            await asked.more(b" " * 65536)
+
+    assert f"more than {1 << 20} bytes" in run(failure(endless, posted)).message
+
+
+def test_a_huge_refusal_is_bounded(run: Run) -> None:
+    async def endless(asked: Asked) -> None:
+        await asked.send(head(500, **{"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}))
+        while True:
+            await asked.more("\u2603".encode() * 8192)
+
+    error = run(failure(endless))
+    assert (error.code, error.details["status"]) == ("backend_crashed", 500)
+    assert "\u2603" in error.message
+    assert len(error.message) < 400
+
+
+# --- slow -----------------------------------------------------------------------------------------------------
+
+
+async def _silence(asked: Asked) -> None:
+    await asked.gone.wait()
+
+
+async def _silent_stream(asked: Asked) -> None:
+    await asked.stream()
+    await asked.gone.wait()
+
+
+async def _drip(asked: Asked) -> None:
+    await asked.stream(sse("a"))
+    while not asked.gone.is_set():
+        await asked.more(b"x")  # bytes that never make an event
+        await asyncio.sleep(0.01)  # the drip itself, not a wait for anything
+
+
+async def _comments(asked: Asked) -> None:
+    await asked.stream(sse("a"))
+    while not asked.gone.is_set():
+        await asked.more(b": still here\n\n")
+        await asyncio.sleep(0.01)  # the drip itself, not a wait for anything
+
+
+async def _endless(asked: Asked) -> None:
+    await asked.stream()
+    while not asked.gone.is_set():
+        await asked.more(sse("a"))
+        await asyncio.sleep(0.01)  # the drip itself, not a wait for anything
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "code", "why"),
+    [
+        (_silence, {"first_byte_timeout": "100ms"}, "backend_unavailable", "was silent for 0.1"),
+        (_silent_stream, {"first_byte_timeout": "100ms"}, "backend_unavailable", "was silent for"),
+        (_drip, {"between_tokens_timeout": "200ms"}, "backend_unavailable", "was silent for"),
+        (_comments, {"between_tokens_timeout": "200ms"}, "backend_unavailable", "was silent for"),
+        (_endless, {"total_timeout": "300ms"}, "deadline_exceeded", "longer than 0.3 s in all"),
+        (_silence, {"total_timeout": "100ms"}, "deadline_exceeded", "longer than 0.1 s in all"),
+    ],
+)
+def test_each_deadline_ends_a_slow_answer(run: Run, answer: Any, options: dict[str, Any], code: str, why: str) -> None:
+    error = run(failure(answer, **options))
+    assert error.code == code
+    assert why in error.message
+
+
+def test_a_page_has_a_deadline_of_its_own(run: Run) -> None:
+    async def ask(server: Upstream) -> None:
+        await server.get("models", dict[str, Any], timeout=0.1)
+
+    assert "did not answer within 0.1 s" in run(failure(_silence, ask)).message
