@@ -35,7 +35,7 @@ def adapter_class(name: str) -> type[Backend]:
     except Exception as exc:  # what a module does when it is imported is its own business, and may fail in any way
         raise BadConfiguration(
             f"adapter {name!r} cannot be imported: {exc}",
-            hint=f"install what it needs: pip install 'vestal[{name}]'",
+            hint="install the extra that it is part of, such as 'vestal[all]' for those of this project",
         ) from exc
     if not (isinstance(cls, type) and issubclass(cls, Backend)):
         raise BadConfiguration(f"adapter {name!r} ({point.value}) is not a vestal.backend.Backend")

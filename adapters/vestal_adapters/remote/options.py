@@ -10,10 +10,9 @@ from msgspec import Meta
 
 from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
+from vestal.options import DurationText, about
 
-__all__ = ["Duration", "RemoteOptions"]
-
-Duration = str | int | float
+__all__ = ["RemoteOptions"]
 
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", "total_timeout")
 
@@ -21,28 +20,27 @@ _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", 
 class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the options of an adapter that speaks HTTP."""
 
-    base_url: (
-        Annotated[str, Meta(description="where the API is, such as http://127.0.0.1:8000/v1; by default the preset's")]
-        | None
-    ) = None
-    unix_socket: (
-        Annotated[str, Meta(description="path of a Unix socket to connect to instead of base_url's host")] | None
-    ) = None
-    api_key_env: (
-        Annotated[str, Meta(description="the name of the variable that holds the key, never the key itself")] | None
-    ) = None
-    api_key_file: (
-        Annotated[str, Meta(description="the file that holds the key, readable by the daemon's user alone")] | None
-    ) = None
-    plain_http: Annotated[bool, Meta(description="send the key over http:// to another machine, in clear")] = False
-    ca_file: Annotated[str, Meta(description="certificates to trust instead of the system's, as a PEM file")] | None = (
+    base_url: Annotated[str, about("where the API is; by default the preset's", "http://127.0.0.1:8000/v1")] | None = (
         None
     )
-    slots: Annotated[int, Meta(ge=1, le=4096, description="requests that run at once at that server")] = 4
-    connect_timeout: Annotated[Duration, Meta(description="how long connecting may take, TLS included")] = "5s"
-    first_byte_timeout: Annotated[Duration, Meta(description="how long it may take to begin an answer")] = "5m"
-    between_tokens_timeout: Annotated[Duration, Meta(description="how long it may pause within an answer")] = "60s"
-    total_timeout: Annotated[Duration, Meta(description="how long one answer may take in all")] = "30m"
+    unix_socket: (
+        Annotated[str, about("a Unix socket to connect to instead of base_url's host", "/run/api.sock")] | None
+    ) = None
+    api_key_env: (
+        Annotated[str, about("the name of the variable that holds the key, never the key itself", "CLUSTER_KEY")] | None
+    ) = None
+    api_key_file: (
+        Annotated[str, about("a file with the key, readable by the daemon's user alone", "/etc/vestal/key")] | None
+    ) = None
+    plain_http: Annotated[bool, about("send the key over http:// to another machine, in clear", True)] = False
+    ca_file: (
+        Annotated[str, about("a PEM file of certificates to trust instead of the system's", "/etc/our-ca.pem")] | None
+    ) = None
+    slots: Annotated[int, Meta(ge=1, le=4096), about("requests that run at once at that server", 16)] = 4
+    connect_timeout: Annotated[DurationText, about("how long connecting may take, TLS included", "2s")] = "5s"
+    first_byte_timeout: Annotated[DurationText, about("how long it may take to begin an answer", "90s")] = "5m"
+    between_tokens_timeout: Annotated[DurationText, about("how long it may pause within an answer", "30s")] = "60s"
+    total_timeout: Annotated[DurationText, about("how long one answer may take in all", "10m")] = "30m"
 
     def __post_init__(self) -> None:
         if self.api_key_env is not None and self.api_key_file is not None:
