@@ -31,8 +31,8 @@ __all__ = ["LOG", "StartLog", "Starting"]
 LOG = "vestald.log"
 """Its name in the runtime directory."""
 
-_ALREADY_RUNNING = 75  # vestald's exit code: another instance owns the runtime directory
-_PAUSE = 1.0  # seconds before another try where one found the directory owned
+_STOPPED, _ALREADY_RUNNING = 0, 75  # vestald's exit codes: as asked; another instance owns the runtime directory
+_PAUSES = {_STOPPED: 0.0, _ALREADY_RUNNING: 1.0}  # seconds before another is started
 _MOST_KEPT = 1 << 20  # bytes of older logs
 _QUOTED = 8192  # bytes of the end of a log that are looked at
 _ANOTHERS = (
@@ -128,6 +128,8 @@ class Starting(Readiness):
 
     def missed(self, fault: VestalError, now: float) -> None:
         """A connect failed: start a daemon if there is none. Raises as `Readiness` does, and `DaemonNotStarted`."""
+        if _failed(fault) and now < self.deadline:
+            return  # it is about to end, and to say why
         super().missed(fault, now)
         if not isinstance(fault, DaemonNotRunning):
             return
@@ -144,8 +146,8 @@ class Starting(Readiness):
         """As `Readiness`, but a daemon that failed is waited for: its last words say more."""
         try:
             return super().saw(status)
-        except DaemonNotReady:
-            if status.state != "failed":
+        except DaemonNotReady as fault:
+            if not _failed(fault):
                 raise
             return False
 
@@ -175,15 +177,19 @@ class Starting(Readiness):
         if code is None:
             return
         self._process = self.log = None
-        if code != _ALREADY_RUNNING:
+        if code not in (_STOPPED, _ALREADY_RUNNING):
             assert self._since is not None
             raise _not_started(f"vestald {_ended(code)} before it was ready", log.last_words(self._since), log.path)
-        # The owner is on its way up, or on its way out; in the latter case there is one to start after it.
-        self._since, self._not_before = None, now + _PAUSE
+        # Ours was ready and has left again, before we looked; or the directory's owner is on its way up, or out.
+        self._since, self._not_before = None, now + _PAUSES[code]
 
     def _say(self, text: str) -> None:
         self.progress = Progress(str(self.endpoint.path), text=text)
         self.report()
+
+
+def _failed(fault: VestalError) -> bool:
+    return isinstance(fault, DaemonNotReady) and fault.state == "failed"
 
 
 def _not_started(what: str, words: str, log: Path) -> DaemonNotStarted:

@@ -76,7 +76,9 @@ def not_serving(kind: SocketKind, where: Path, status: m.StatusReport) -> Daemon
     if status.state != "ready":
         failed = status.state == "failed"
         hint = "read its log" if failed else "wait for it: client.wait_ready()"
-        return _not_ready(f"vestald at {where} is {progress_text(status)}", hint, retryable=not failed)
+        error = _not_ready(f"vestald at {where} is {progress_text(status)}", hint, retryable=not failed)
+        error.state = status.state
+        return error
     can = {"infer": ("generate", "generates text"), "embed": ("embed", "makes vectors")}.get(kind)
     if can is not None and not _some_backend(status, can[0]):
         what = f"vestald at {where} is ready, and no configured backend can {can[0]}"

@@ -106,7 +106,12 @@ class DaemonNotRunning(ConnectionFailed):
 
 
 class DaemonNotReady(ConnectionFailed):
-    """The daemon runs, and the socket asked for does not exist (yet, or in this configuration)."""
+    """The daemon runs, and the socket asked for does not exist (yet, or in this configuration).
+
+    `state` is the daemon's lifecycle state, where it could be asked.
+    """
+
+    state: str | None = None
 
 
 class DaemonNotStarted(ConnectionFailed):

@@ -25,6 +25,7 @@ COMMANDS: dict[str, m.AnyMessage] = {
     "drain": m.Drain(id=1),
     "undrain": m.Undrain(id=1),
     "restart_backend": m.RestartBackend(id=1, backend="echo"),
+    "reload": m.Reload(id=1),
     "ping": m.Ping(nonce=1),
     "stop": m.Stop(id=1),
 }
@@ -90,7 +91,7 @@ def test_the_metrics_count_requests_tokens_and_refusals(start: Start) -> None:
     assert 'vestal_tokens_total{backend="echo",kind="input"} 6.0' in text
     assert 'vestal_tokens_total{backend="echo",kind="output"} 5.0' in text
     assert 'vestal_refusals_total{code="malformed_frame"} 1.0' in text
-    assert 'vestal_queue_seconds_count{backend="echo"} 2.0' in text
+    assert 'vestal_queue_seconds_count{backend="echo",class="normal"} 2.0' in text
     assert 'vestal_backend_up{backend="echo"} 1.0' in text
     assert re.search(r"^vestal_connections \d", text, re.MULTILINE)
 

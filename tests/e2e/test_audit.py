@@ -155,7 +155,7 @@ def test_status_and_metrics_tell_the_head_and_verify_finds_a_cut_end_with_it(sta
     assert (audit.directory, audit.dropped, audit.fault) == (str(log_of(daemon)), 0, "")
     assert audit.seq > noted.seq
     assert "vestal_audit_line " in text
-    assert "vestal_audit_dropped 0.0" in text
+    assert "vestal_audit_dropped_total 0.0" in text
     daemon.kill()
     where = log_of(daemon)
     (name,) = file_names(where)

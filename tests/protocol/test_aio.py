@@ -512,6 +512,7 @@ COMMANDS: list[tuple[str, tuple[Any, ...], dict[str, Any], type]] = [
     ("drain", (), {}, m.Drain),
     ("undrain", (), {}, m.Undrain),
     ("restart_backend", ("chat",), {"backend": "chat"}, m.RestartBackend),
+    ("reload", (), {}, m.Reload),
     ("stop", (1.5,), {"deadline_ms": 1500}, m.Stop),
 ]
 ANSWERS: dict[type, Callable[[Any], Any]] = {
@@ -519,6 +520,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     m.Backends: lambda id: m.BackendsReport(id=id, backends=[]),
     m.Queue: lambda id: m.QueueReport(id=id, depth=0, limit=64, entries=[]),
     m.Metrics: lambda id: m.MetricsReport(id=id, text="up 1"),
+    m.Reload: lambda id: m.Reloaded(id=id, file=None, applied=[], restart_to_apply=[]),
 }
 
 
@@ -534,7 +536,8 @@ def test_admin_commands(run: Run) -> None:
             async with vestal.AsyncAdminClient(runtime_dir=daemon.runtime_dir) as client:
                 answers = {name: await getattr(client, name)(*given) for name, given, _, _ in COMMANDS}
         assert (answers["status"].state, answers["metrics"], answers["backends"]) == ("ready", "up 1", [])
-        assert answers["stop"] == m.Acknowledged(id=9, state="ready")
+        assert answers["reload"].restart_to_apply == []
+        assert answers["stop"] == m.Acknowledged(id=10, state="ready")
 
     run(main)
 

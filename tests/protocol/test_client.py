@@ -315,6 +315,12 @@ COMMANDS: list[tuple[Callable[[vestal.AdminClient], Any], dict[str, Any], Callab
     (lambda c: c.drain().state, {"": m.Drain}, ack, "ready"),
     (lambda c: c.undrain().state, {"": m.Undrain}, ack, "ready"),
     (lambda c: c.restart_backend("chat").state, {"": m.RestartBackend, "backend": "chat"}, ack, "ready"),
+    (
+        lambda c: c.reload().file,
+        {"": m.Reload},
+        lambda id: m.Reloaded(id=id, file="/v.toml", applied=[], restart_to_apply=[]),
+        "/v.toml",
+    ),
     (lambda c: c.stop(deadline=1.5).state, {"": m.Stop, "deadline_ms": 1500}, ack, "ready"),
     (lambda c: c.stop().state, {"": m.Stop, "deadline_ms": None}, ack, "ready"),
 ]
@@ -349,6 +355,21 @@ def test_a_subscription_has_a_connection_of_its_own_and_ends_with_the_daemons_go
         with client.subscribe() as subscription:
             assert list(subscription) == [frame for frame in frames if not isinstance(frame, m.Goaway)]
         assert repr(client).endswith("not connected>")
+
+
+def test_a_drain_that_was_taken_back_is_no_goodbye() -> None:
+    def script(peer: Peer) -> None:
+        id = peer.expect(m.Subscribe).id
+        undrained = m.Event(id=id, seq=2, kind="daemon_state", data={"before": "draining", "state": "ready"})
+        peer.send(m.Snapshot(id=id, seq=1, status=status_report(id, "draining")), m.Goaway(reason="x", deadline_ms=1))
+        peer.send(undrained)
+
+    with ScriptedDaemon(admin=[script]) as daemon:
+        subscription = vestal.AdminClient(runtime_dir=daemon.runtime_dir).subscribe()
+        assert [type(next(subscription)) for _ in range(2)] == [m.Snapshot, m.Event]
+        assert subscription.goaway is None
+        with pytest.raises(vestal.ConnectionLost):
+            next(subscription)
 
 
 def test_a_subscription_whose_daemon_dies_says_so() -> None:

@@ -26,6 +26,12 @@ def blocking() -> None:
         assert_type(client.goaway, vestal.Goaway | None)
 
 
+def on_demand() -> None:
+    with vestal.Client(autostart=True, runtime_dir=Path("/run/user/1000/vestal")) as client:
+        assert_type(client.started_log, Path | None)
+    vestal.AdminClient(autostart=True)  # type: ignore[call-arg]  # an operator's client starts nothing
+
+
 def a_conversation(client: vestal.Client) -> None:
     history: list[vestal.MessageLike] = [vestal.Message("user", "Hi")]
     result = client.generate(history, system="Be brief.", stop=["\n"], seed=1)
@@ -112,5 +118,5 @@ def mistakes(client: vestal.Client) -> None:
     client.stream("Hi", max_token=3)  # type: ignore[call-arg]  # a misspelt option
     client.stream("Hi", priority="urgent")  # type: ignore[arg-type]  # no such class
     client.generate(17)  # type: ignore[arg-type]  # no prompt
-    vestal.Client("/run/x.sock")  # type: ignore[call-arg]  # keywords only
+    vestal.Client("/run/x.sock")  # type: ignore[call-arg, arg-type]  # keywords only
     vestal.Cleint()  # type: ignore[attr-defined]  # a misspelt name

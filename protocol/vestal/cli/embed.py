@@ -48,8 +48,8 @@ def parser(command: str, purpose: str) -> Parser:
 def execute(args: Namespace) -> int:
     """Embed all texts in one request and print what came."""
     texts = texts_of(args.words)
-    with EmbedClient(**at(args)) as client:
-        reach(client, args.wait, Screen())
+    with EmbedClient(autostart=args.autostart, **at(args)) as client:
+        reach(client, args, Screen())
         vectors = client.embed(texts, model=args.model, dimensions=args.dimensions)
     for line in _json_lines(vectors) if args.json else _table_lines(vectors, texts, columns(sys.stdout)):
         sys.stdout.write(f"{line}\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "BROKEN_PIPE", "EXIT_CODES", "FAILED", "INTERNAL", "INTERRUPTED", "NOT_PERMITTED", "OK", "UNAVAILABLE", "USAGE",
-    "UsageError", "explain",
+    "MissingExtra", "UsageError", "explain",
 ]  # fmt: skip
 
 OK, FAILED, USAGE, UNAVAILABLE, INTERNAL, NOT_PERMITTED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 69, 70, 77, 130, 141
@@ -18,7 +18,7 @@ exit codes
   0    done
   1    refused: by the daemon, or by the model store
   2    this command line cannot be meant
-  69   the daemon is not there, or not ready
+  69   the daemon is not there, or not ready; or a package is not installed
   70   a bug, here or in what answers on the socket
   77   this user may not talk to the daemon
   130  interrupted by Ctrl-C
@@ -32,10 +32,16 @@ class UsageError(Exception):
     """The command line, or standard input, cannot be meant. Raised by a command after parsing."""
 
 
+class MissingExtra(Exception):
+    """The command needs a package that is not installed; the message says which, and how to get it."""
+
+
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line for `error`."""
     if isinstance(error, UsageError):
         return USAGE, str(error)
+    if isinstance(error, MissingExtra):
+        return UNAVAILABLE, str(error)
     from vestal import errors
 
     if isinstance(error, errors.WireError):

@@ -1,4 +1,4 @@
-"""Ctrl-C while an answer streams: the first cancels the answer, the second ends the process.
+"""Ctrl-C while an answer streams: the first cancels the answer, the second ends the process, or the waiting.
 
 The first must not raise: an exception in the middle of reading a frame would lose the connection, and with it the
 daemon's last word. Nor may the handler cancel by itself, since it runs on top of the very code that holds the
@@ -14,11 +14,15 @@ from types import FrameType, TracebackType
 
 __all__ = ["FirstCancels"]
 
+Then = Callable[[int, FrameType | None], object] | signal.Handlers
+
 
 class FirstCancels:
-    """Within the `with` block the first SIGINT calls what `aim` was given; one that comes before is kept for it."""
+    """Within the `with` block the first SIGINT calls what `aim` was given; one that comes before is kept for it. Of a
+    second one `then` makes what it does: by default it ends the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, then: Then = signal.SIG_DFL) -> None:
+        self._then = then
         self._before = signal.getsignal(signal.SIGINT)
         self._cancel: Callable[[], None] | None = None
         self.seen = False
@@ -41,6 +45,6 @@ class FirstCancels:
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, self._then)
         if self._cancel is not None:
             Thread(target=self._cancel, daemon=True).start()

@@ -22,13 +22,21 @@ __all__ = ["BRANCHES", "COMMANDS", "main"]
 
 COMMANDS = {
     "run": ("run", "stream an answer to a prompt"),
+    "chat": ("chat", "question and answer in turns"),
     "embed": ("embed", "turn texts into vectors and compare them"),
     "pull": ("pull", "fetch a model, or add a file of yours"),
     "models": ("models", "list the models of this machine"),
+    "show": ("show", "all that is known of one model"),
     "rm": ("rm", "remove models from this machine"),
+    "gc": ("gc", "remove unfinished downloads and the like"),
     "keys": ("keys", "the keys that sign models, and those trusted"),
     "status": ("status", "what the daemon is doing"),
+    "top": ("top", "the daemon live: load, speed, queue, errors"),
+    "watch": ("watch", "what happens, as it happens"),
+    "ps": ("ps", "the processes that serve, and their memory"),
     "queue": ("queue", "who waits and who runs"),
+    "logs": ("logs", "the daemon's log, and where it is"),
+    "doctor": ("doctor", "what is wrong here, and what mends it"),
     "metrics": ("metrics", "counters, for Prometheus"),
     "audit": ("audit", "check the audit log, or show its latest lines"),
     "stop": ("stop", "stop the daemon and wait until it is gone"),
@@ -36,6 +44,9 @@ COMMANDS = {
     "undrain": ("steer", "take requests again"),
     "restart": ("steer", "restart one backend"),
     "cancel": ("steer", "end one request of anybody's"),
+    "completion": ("completion", "let the shell complete these commands"),
+    "reload": ("reload", "read the configuration again"),
+    "config": ("config", "show and check the configuration"),
 }
 """Each command: the module that holds it, and its purpose."""
 
@@ -55,12 +66,14 @@ BRANCHES = {
 """Commands of two words, by the first."""
 
 _GROUPS = (
-    ("ask", ("run", "embed")),
-    ("models", ("pull", "models", "rm", "keys")),
+    ("ask", ("run", "chat", "embed")),
+    ("models", ("pull", "models", "show", "rm", "gc", "keys")),
     (
-        "the daemon (for its owner)",
-        ("status", "queue", "metrics", "audit", "stop", "drain", "undrain", "restart", "cancel"),
+        "look at the daemon (for its owner)",
+        ("status", "top", "watch", "ps", "queue", "logs", "doctor", "metrics", "audit"),
     ),
+    ("steer it", ("stop", "drain", "undrain", "restart", "cancel", "reload", "config")),
+    ("the shell", ("completion",)),
 )
 
 _EXAMPLES = """\
@@ -161,7 +174,7 @@ class _Top(argparse.ArgumentParser):
 
 def _commands() -> str:
     groups = (
-        f"{title}\n" + "\n".join(f"  {name:<9} {COMMANDS[name][1]}" for name in names) for title, names in _GROUPS
+        f"{title}\n" + "\n".join(f"  {name:<10} {COMMANDS[name][1]}" for name in names) for title, names in _GROUPS
     )
     return "\n\n".join(groups)
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 from vestal.cli.failures import USAGE
 from vestal.cli.terminal import printable
 
-__all__ = ["RUNTIME_DIR", "Parser", "nearest", "seconds"]
+__all__ = ["RUNTIME_DIR", "Parser", "nearest", "seconds", "whole"]
 
 RUNTIME_DIR = "where the sockets are (default: $VESTAL_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vestal)"
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
@@ -89,3 +89,10 @@ def seconds(text: str) -> float:
         return parse_duration(float(text) if _SECONDS.fullmatch(text) else text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole(text: str) -> int:
+    """A count: `0`, `100`."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}")
+    return int(text)

@@ -14,7 +14,7 @@ from vestal.cli.status import as_json
 from vestal.cli.terminal import columns, printable
 from vestal.cli.wording import elapsed, json_line, table
 
-__all__ = ["execute", "parser", "queue_lines"]
+__all__ = ["execute", "parser", "queue_lines", "user"]
 
 _HEAD = ["#", "STATE", "BACKEND", "USER", "PID", "AGE", "TOKENS", "CLIENT"]
 
@@ -47,10 +47,11 @@ def _row(entry: m.QueueEntry) -> list[str]:
     state, tokens = f"{printable(entry.state)}{place}", str(entry.output_tokens)
     backend, client = printable(entry.backend) or "-", printable(entry.client) or "-"
     age = elapsed(entry.age_ms / 1000)
-    return [str(entry.request), state, backend, _user(entry.uid), str(entry.pid), age, tokens, client]
+    return [str(entry.request), state, backend, user(entry.uid), str(entry.pid), age, tokens, client]
 
 
-def _user(uid: int) -> str:
+def user(uid: int) -> str:
+    """The name of a uid, or its number."""
     try:
         return printable(getpwuid(uid).pw_name)
     except KeyError:

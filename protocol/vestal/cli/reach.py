@@ -33,7 +33,7 @@ def admin(args: Namespace) -> AdminClient:
 
 
 def add_wait(parser: Parser) -> None:
-    """`--wait[=SECONDS]`."""
+    """`--wait[=SECONDS]` and `--autostart`."""
     parser.add_optional_value(
         "--wait",
         alone=_PATIENCE,
@@ -41,10 +41,13 @@ def add_wait(parser: Parser) -> None:
         kind=seconds,
         help=f"wait for the daemon to start and load its models (alone: {_PATIENCE}); else say so and exit 69",
     )
+    parser.add_argument("--autostart", action="store_true", help="start the daemon if none runs, and wait for it")
 
 
-def reach(client: Client | EmbedClient, wait: float | None, screen: Screen) -> None:
-    """Connect; with `wait`, keep trying for so many seconds, and show how far loading is."""
+def reach(client: Client | EmbedClient, args: Namespace, screen: Screen) -> None:
+    """Connect; with `--wait`, keep trying for so many seconds, and show how far loading is. What was started on the
+    way is said, as it stays."""
+    wait = seconds(_PATIENCE) if args.wait is None and args.autostart else args.wait
     if wait is None:
         client.connect()
         return
@@ -52,6 +55,8 @@ def reach(client: Client | EmbedClient, wait: float | None, screen: Screen) -> N
         client.wait_ready(wait, lambda progress: screen.status(_shown(progress)))
     finally:
         screen.erase()
+    if client.started_log is not None:
+        screen.note(f"vestal: started vestald, which stays; its log is {client.started_log}, `vestal stop` ends it")
 
 
 def _shown(progress: Progress) -> str:

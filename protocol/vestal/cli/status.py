@@ -16,7 +16,7 @@ from vestal.cli.failures import OK, UNAVAILABLE
 from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
 from vestal.cli.terminal import Screen, Style, columns, printable, style_of
-from vestal.cli.wording import bar, count, cut, json_line, words_of_time
+from vestal.cli.wording import bar, count, cut, json_line, megabytes, words_of_time
 
 __all__ = ["as_json", "backend_lines", "execute", "parser", "status_lines"]
 
@@ -77,7 +77,7 @@ def status_lines(report: m.StatusReport, width: int | None, style: Style, encodi
     )
     lines = [
         f"{printable(report.server)}  {state}",
-        cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}", width),
+        cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}{_memory(report.memory_bytes)}", width),
         *(cut(f"{name:<10} {value}", width) for name, value in facts),
     ]
     if report.audit is not None and (report.audit.dropped or report.audit.fault):
@@ -116,7 +116,11 @@ def _what(backend: m.BackendStatus) -> str:
     if backend.state == "ready":
         facts.append(f"{backend.running} of {count(backend.slots, 'slot')} busy, {backend.waiting} waiting")
     if backend.pid is not None:
-        facts.append(f"worker {backend.pid}")
+        facts.append(f"worker {backend.pid}{_memory(backend.memory_bytes)}")
     if backend.restarts:
         facts.append(count(backend.restarts, "restart"))
     return ", ".join(facts)
+
+
+def _memory(size: int | None) -> str:
+    return "" if size is None else f", {megabytes(size)}"

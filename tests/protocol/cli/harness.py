@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-__all__ = ["PATIENCE", "Outcome", "Terminal", "Vestal"]
+__all__ = ["PATIENCE", "Outcome", "Running", "Terminal", "Vestal"]
 
 PATIENCE = 20.0
 """Seconds until a wait for something that must happen is given up."""
@@ -59,9 +60,9 @@ class Vestal:
         )
         return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str) -> Running:
         """Run it with pipes for its output; the caller ends it."""
-        return subprocess.Popen(
+        return Running(
             _command(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -74,6 +75,17 @@ class Vestal:
     def terminal(self, *words: str, columns: int = 60, env: Mapping[str, str] | None = None) -> Terminal:
         """Run it on a terminal `columns` wide."""
         return Terminal(_command(words), columns, self.environment(**(env or {})))
+
+
+class Running(subprocess.Popen[bytes]):
+    """A command that goes on; a test that fails does not wait for it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 def _command(words: tuple[str, ...]) -> list[str]:
@@ -107,11 +119,27 @@ class Terminal:
         )
         os.close(slave)
         self.raw = ""
+        self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def expect(self, text: str) -> None:
         """Read until `text` has been written."""
         while text not in self.raw:
             assert self._read(), f"{text!r} never came: {self.raw!r}"
+
+    def expect_again(self, text: str) -> None:
+        """Read until `text` has been written, counting only what was not looked at yet."""
+        self.expect_match(re.escape(text))
+
+    def expect_match(self, pattern: str) -> re.Match[str]:
+        """Read until what was not looked at yet has a match; the next search begins behind it."""
+        while (found := re.compile(pattern, re.DOTALL).search(self.raw, self._seen)) is None:
+            assert self._read(), f"{pattern!r} never came: {self.raw[self._seen :]!r}"
+        self._seen = found.end()
+        return found
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -129,7 +157,7 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: the last process has closed it
             return False
-        self.raw += data.decode()
+        self.raw += self._decoder.decode(data)
         return bool(data)
 
     @property

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,40 @@ def test_a_dash_among_words_is_standard_input_in_a_paragraph_of_its_own(served: 
         served("run", "Explain", "this:", "-", "Be brief.", stdin="a\nb\n").out
         == "Explain this:\n\na\nb\n\nBe brief.\n"
     )
+
+
+def test_files_come_after_the_words_each_in_a_paragraph_of_its_own(served: Vestal, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("file a\n")
+    (tmp_path / "b.txt").write_text("file b, \u00fc\n")
+    files = ("-f", f"{tmp_path}/a.txt", "--file", f"{tmp_path}/b.txt")
+    assert served("run", *files, "both:").out == "both:\n\nfile a\n\nfile b, \u00fc\n"
+    assert served("run", *files).out == "file a\n\nfile b, \u00fc\n"
+    assert served("run", "-f", "-", "first", stdin="piped\n").out == "first\n\npiped\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("-f", "nowhere.txt"), "nowhere.txt: No such file or directory"),
+        (("-f", "/"), "/: Is a directory"),
+        (("-f", "/proc/self/exe"), "/proc/self/exe is not UTF-8: byte "),
+        (("-f", "-", "-"), "`-` is standard input, and it can be read once only"),
+        (("--json-schema", "nowhere.json", "x"), "nowhere.json: No such file or directory"),
+        (("--json-schema", "/proc/version", "x"), "/proc/version holds no JSON object"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused_by_name(vestal: Vestal, words: tuple[str, ...], fault: str) -> None:
+    done = vestal("run", *words)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert fault in done.err
+
+
+def test_a_schema_is_sent_and_a_backend_that_cannot_keep_to_it_says_so(served: Vestal, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"type": "object"}')
+    done = served("run", "--json-schema", f"{tmp_path}/s.json", "Bob is 31.")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("vestal: unsupported: ")
+    assert "response_format" in done.err or "json_schema" in done.err
 
 
 def test_after_two_dashes_everything_is_a_word(served: Vestal) -> None:

@@ -48,9 +48,28 @@ def test_the_daemon_is_told_in_words() -> None:
     ]
 
 
+def test_an_audit_log_is_told_of_when_it_loses_lines() -> None:
+    sound = m.AuditStatus(directory="/d", seq=9, hash="0" * 64)
+    assert status_lines(report(audit=sound), None, PLAIN, "utf-8") == status_lines(report(), None, PLAIN, "utf-8")
+    full = m.AuditStatus(directory="/d", seq=9, hash="0" * 64, dropped=1, fault="No space left on device")
+    assert "audit log  1 line dropped: No space left on device" in status_lines(
+        report(audit=full), None, PLAIN, "utf-8"
+    )
+    over = m.AuditStatus(directory="/d", seq=9, hash="0" * 64, dropped=12)
+    assert "audit log  12 lines dropped" in status_lines(report(audit=over), None, PLAIN, "utf-8")
+
+
 def test_a_busy_backend_with_a_worker_that_was_restarted() -> None:
     lines = backend_lines(backend(running=3, waiting=1, pid=77, restarts=2), None, PLAIN, "utf-8")
     assert lines == ["chat  ready", "  smollm2-135m by llamacpp, 3 of 4 slots busy, 1 waiting, worker 77, 2 restarts"]
+
+
+def test_the_sandbox_is_told_and_each_layer_that_is_missing_has_a_line_of_its_own() -> None:
+    confined = backend(sandbox=["no_new_privs", "seccomp"], unsandboxed=["landlock: Function not implemented"])
+    assert backend_lines(confined, None, PLAIN, "utf-8")[2:] == [
+        "  sandbox: no_new_privs, seccomp",
+        "  not in its sandbox: landlock: Function not implemented",
+    ]
 
 
 def test_a_loading_backend_has_a_percent_and_on_a_terminal_a_bar() -> None:
