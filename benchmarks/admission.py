@@ -6,8 +6,8 @@ import time
 from random import Random
 
 from benchmarks.report import Row
-from vestald.admission import Scheduler
-from vestald.ticket import Ticket
+from vestald.admission.scheduler import Scheduler
+from vestald.admission.ticket import Ticket
 
 __all__ = ["run"]
 

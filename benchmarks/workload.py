@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vestal.values import Priority
-from vestald.admission import Scheduler
-from vestald.estimate import Spent
-from vestald.ticket import Ticket
+from vestald.admission.estimate import Spent
+from vestald.admission.scheduler import Scheduler
+from vestald.admission.ticket import Ticket
 
 __all__ = ["Asked", "Outcome", "play"]
 

@@ -16,19 +16,19 @@ from typing import Any
 
 from vestal.connection import SocketKind
 from vestal.errors import InvalidRequest
-from vestald.admin import AdminSession
-from vestald.audit import AuditLog
-from vestald.audit_journal import Journal
+from vestald.audit.journal import Journal
+from vestald.audit.log import AuditLog
 from vestald.config import Config, Sources
+from vestald.entrance.listener import Listener
+from vestald.entrance.sockets import RuntimeDir, refuse_foreign
 from vestald.failures import BackendAbandoned, BackendFailed
 from vestald.house import SERVER, House
-from vestald.infer import EmbedSession, InferSession
-from vestald.job import Ended
-from vestald.listener import Listener
 from vestald.metrics.endpoint import Endpoint
 from vestald.metrics.textfile import Textfile
-from vestald.session import Session
-from vestald.sockets import RuntimeDir, refuse_foreign
+from vestald.serving.admin import AdminSession
+from vestald.serving.infer import EmbedSession, InferSession
+from vestald.serving.job import Ended
+from vestald.serving.session import Session
 from vestald.systemd import ServiceManager
 
 __all__ = ["App"]

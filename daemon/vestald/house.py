@@ -18,28 +18,28 @@ from vestal.errors import ERROR_CLASSES, InvalidRequest, ShuttingDown, WireError
 from vestal.negotiation import Offer
 from vestal.values import LifecycleState, Usage
 from vestald import __version__, logs
-from vestald.access import require_operator
-from vestald.admission import Scheduler
-from vestald.auditor import Auditor
+from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.quota import Quotas
+from vestald.admission.scheduler import Scheduler
+from vestald.admission.ticket import Ticket
+from vestald.audit.auditor import Auditor
 from vestald.config import BadSettings, Config, Sources
-from vestald.descriptors import TURNED_AWAY, connections_for, raise_limit
 from vestald.digest import Digest
-from vestald.dispatcher import Dispatcher
+from vestald.entrance.access import require_operator
+from vestald.entrance.descriptors import TURNED_AWAY, connections_for, raise_limit
+from vestald.entrance.places import Places
 from vestald.events import EventHub
 from vestald.failures import BadConfiguration, Failure
 from vestald.idleness import IdleExit
-from vestald.job import Job, Jobs
 from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Meter, Metrics, readings
-from vestald.places import Places
-from vestald.quota import Quotas
 from vestald.registry import build_backends
 from vestald.reloading import Change, Reload, prepared
 from vestald.rules import Rules
-from vestald.session import Session
+from vestald.serving.job import Job, Jobs
+from vestald.serving.session import Session
 from vestald.supervisor import Supervisor, Unit, health_of
 from vestald.surroundings import log_place, resident
-from vestald.ticket import Ticket
 
 __all__ = ["SERVER", "House", "StopRequest"]
 

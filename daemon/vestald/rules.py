@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from vestald.access import Access, resolved
-from vestald.callers import CallerTable
+from vestald.admission.callers import CallerTable
+from vestald.admission.deadlines import Deadlines
 from vestald.config import BadSettings, Config, Fault
 from vestald.config.table import options_of
-from vestald.deadlines import Deadlines
+from vestald.entrance.access import Access, resolved
+from vestald.entrance.sockets import gid_of
 from vestald.failures import BadConfiguration
-from vestald.sockets import gid_of
 
 __all__ = ["Rules", "unanswered"]
 

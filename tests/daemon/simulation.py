@@ -23,11 +23,11 @@ from vestal.errors import (
     WireError,
 )
 from vestal.values import Priority
-from vestald.admission import Scheduler
-from vestald.estimate import Spent
-from vestald.lane import AGEING, CLASSES
-from vestald.quota import MINUTE, Quotas
-from vestald.ticket import Ticket, TicketState
+from vestald.admission.estimate import Spent
+from vestald.admission.lane import AGEING, CLASSES
+from vestald.admission.quota import MINUTE, Quotas
+from vestald.admission.scheduler import Scheduler
+from vestald.admission.ticket import Ticket, TicketState
 
 __all__ = ["Scenario", "Simulation", "Violation"]
 

@@ -13,8 +13,8 @@ from tests.daemon.inside import END, Scripted, daemon, scripted_backends
 from vestal.errors import VestalError
 from vestald.app import App
 from vestald.config import AuditConfig, Config, DaemonConfig, Duration
+from vestald.entrance.sockets import RuntimeDir
 from vestald.failures import AlreadyRunning, BackendAbandoned, BackendFailed, BadConfiguration
-from vestald.sockets import RuntimeDir
 
 
 class Life:

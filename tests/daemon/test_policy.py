@@ -14,9 +14,9 @@ from tests.daemon.inside import Inside, Scripted, daemon
 from vestal import messages as m
 from vestal.backend import EmbedRequest, EmbedResult, EndEvent, TextEvent, Unavailable
 from vestal.values import Usage
+from vestald.admission.ticket import Ticket
 from vestald.config import Duration
 from vestald.failures import BadConfiguration
-from vestald.ticket import Ticket
 
 Scene = Callable[[Inside], Awaitable[None]]
 

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from tests.daemon.simulation import Scenario, Simulation, Violation
-from vestald import admission, lane
-from vestald.admission import Scheduler
-from vestald.fairness import FairNode, Fifo
-from vestald.lane import Lane
-from vestald.quota import Quotas
-from vestald.ticket import Ticket
+from vestald.admission import lane
+from vestald.admission import scheduler as admission
+from vestald.admission.fairness import FairNode, Fifo
+from vestald.admission.lane import Lane
+from vestald.admission.quota import Quotas
+from vestald.admission.scheduler import Scheduler
+from vestald.admission.ticket import Ticket
 
 _CRASHES = (IndexError, KeyError, StopIteration)  # of a broken scheduler, before the books could say so
 PARTS = 8

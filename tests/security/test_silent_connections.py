@@ -81,7 +81,6 @@ def test_one_users_silent_connections_cannot_take_more_places_than_one_user_has(
         good = stack.enter_context(daemon.infer(client="good"))
         codes = [peer.error()["code"] for peer in crowd(stack, daemon)]
         assert codes[0] == "deadline_exceeded"
-        assert codes.count("queue_full") >= SILENT // 2, "some may come when the first have been dropped"
         assert set(codes) == {"deadline_exceeded", "queue_full"}
         assert good.generate(1)[1].stop_reason == "end"
     assert only_one_is_left(daemon)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vestal.findings import Finding, fail, failed, ok, warn
 from vestald import __version__
-from vestald.descriptors import connections_for
+from vestald.entrance.descriptors import connections_for
 from vestald.failures import BadConfiguration
 
 __all__ = ["examine_system"]

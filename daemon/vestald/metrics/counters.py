@@ -10,9 +10,9 @@ from prometheus_client.registry import Collector
 
 from vestal.errors import ERROR_CLASSES
 from vestal.values import Usage
-from vestald.job import Job
+from vestald.admission.ticket import Ticket, TicketState
 from vestald.metrics.meter import Meter
-from vestald.ticket import Ticket, TicketState
+from vestald.serving.job import Job
 
 __all__ = ["Metrics", "Readings"]
 

@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from vestal.values import BackendState, LifecycleState
 from vestald import __version__
-from vestald.auditor import Auditor
-from vestald.dispatcher import Dispatcher
-from vestald.lane import CLASSES
+from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.lane import CLASSES
+from vestald.audit.auditor import Auditor
 from vestald.supervisor import Supervisor
 
 __all__ = ["readings"]

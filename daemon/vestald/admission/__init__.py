@@ -1,0 +1,1 @@
+"""Who runs when: a pure scheduler and its parts, and the shell that waits for it."""

@@ -1,0 +1,1 @@
+"""What happened, one chained line each, on a disk that may be slow or full."""

@@ -1,0 +1,1 @@
+"""One connection and one request: from a frame to its terminal frame."""

@@ -1,0 +1,118 @@
+"""One request that the daemon has taken on: its task, its place in the queue, and why it was ended early."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from vestal.messages import QueueEntry
+from vestal.values import Priority
+from vestald.admission.ticket import Ticket, TicketState
+from vestald.entrance.peer import Peer
+
+__all__ = ["Ended", "Job", "Jobs"]
+
+
+class Ended(Enum):
+    """Who ended a request before its backend did."""
+
+    CLIENT = "the client cancelled it"
+    OPERATOR = "an operator cancelled it"
+    GONE = "the client's connection is gone"
+    SHUTDOWN = "the daemon is stopping"
+
+
+class _Owner(Protocol):
+    peer: Peer
+
+    @property
+    def client(self) -> str: ...
+
+
+class Job:
+    """Counts and handles of one `generate` or `embed`; never its content."""
+
+    def __init__(self, number: int, id: int, owner: _Owner, accepted: float, priority: Priority = "normal") -> None:
+        self.number = number
+        self.id = id
+        self.owner = owner
+        self.accepted = accepted  # time.monotonic, seconds
+        self.priority: Priority = priority
+        self.ticket: Ticket | None = None
+        self.backend = ""
+        self.output_tokens = 0
+        self.details: Mapping[str, Any] | None = None  # of the error it ended with
+        self.ended: Ended | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.interrupt: Callable[[Ended], None] | None = None  # sends the terminal frame; set once the task has begun
+
+    def cancel(self, why: Ended) -> None:
+        """End it early; the first reason counts. The terminal frame leaves now: how long the engine takes to let go
+        is nothing to the client. A task that has not begun looks at `ended` when it does: cancelled before its
+        first step it would never run, and never send that frame."""
+        if self.ended is None:
+            self.ended = why
+            if self.interrupt is not None and self.task is not None:
+                self.interrupt(why)
+                self.task.cancel()
+
+    @property
+    def running(self) -> bool:
+        return self.ticket is not None and self.ticket.state is TicketState.RUNNING
+
+    def entry(self, now: float, position: int | None) -> QueueEntry:
+        """The job as operators see it."""
+        return QueueEntry(
+            request=self.number,
+            state="running" if self.running else "waiting",
+            backend=self.backend,
+            uid=self.owner.peer.uid,
+            pid=self.owner.peer.pid,
+            client=self.owner.client,
+            age_ms=round(1000 * (now - self.accepted)),
+            priority=self.priority,
+            position=position,
+            output_tokens=self.output_tokens,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Job #{self.number} id={self.id} {'running' if self.running else 'waiting'} tokens={self.output_tokens}>"
+        )
+
+
+class Jobs:
+    """Every job in flight, by its daemon-wide number."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def new(self, id: int, owner: _Owner, accepted: float, priority: Priority = "normal") -> Job:
+        job = Job(next(self._numbers), id, owner, accepted, priority)
+        self._jobs[job.number] = job
+        self._idle.clear()
+        return job
+
+    def forget(self, job: Job) -> None:
+        self._jobs.pop(job.number, None)
+        if not self._jobs:
+            self._idle.set()
+
+    def get(self, number: int) -> Job | None:
+        return self._jobs.get(number)
+
+    def all(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    async def idle(self) -> None:
+        """Return when no job is in flight."""
+        await self._idle.wait()
+
+    def __len__(self) -> int:
+        return len(self._jobs)

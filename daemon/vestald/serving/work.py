@@ -1,0 +1,295 @@
+"""Running one request, from frame to terminal frame: `generate` and `embed`.
+
+The order is fixed: choose a backend, check that it can do what is asked, wait for a slot, run, end. However it
+ends, exactly one terminal frame leaves, and for a cancel it leaves before the backend's iterator is closed: the
+client does not wait for the engine to let go, only the slot does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from vestal import messages as m
+from vestal.backend import (
+    EmbedRequest,
+    EmbedResult,
+    EndEvent,
+    GenerateRequest,
+    GenerateRequestV2,
+    TextEvent,
+    check_supported,
+)
+from vestal.errors import DeadlineExceeded, InternalError, InvalidRequest, SlowConsumer, WireError
+from vestal.framing import MAX_FRAME_LIMIT
+from vestal.values import GenerateOptions, Usage
+from vestald.admission.deadlines import Deadlines
+from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.estimate import Spent
+from vestald.admission.ticket import Ticket
+from vestald.metrics.meter import Meter
+from vestald.serving.answer import Answer, Terminal, internal_error
+from vestald.serving.job import Job
+from vestald.serving.router import choose_embedder, choose_generator
+from vestald.serving.session import Session
+from vestald.supervisor import Unit
+
+__all__ = ["Embedding", "Generation", "Services"]
+
+_CHARS_PER_TOKEN = 4  # a guess for the estimate on entry; the true cost corrects it
+_FRAME_MARGIN = 64 * 1024  # bytes of an `embeddings` frame that are not vectors
+
+
+class Services(Protocol):
+    """What running a request needs of the daemon around it."""
+
+    generating: Dispatcher
+    embedding: Dispatcher
+    deadlines: Deadlines
+
+    def candidates(self) -> list[Unit]: ...
+    def refuse_new_work(self) -> None: ...
+    def meter(self, backend: str) -> Meter: ...
+    def ended(self, job: Job, outcome: str, usage: Usage) -> None: ...
+
+
+class _Work(ABC):
+    """What both kinds share: every way to end leads through `terminal`."""
+
+    terminal: Terminal
+    asked_ms: int | None  # its own timeout_ms
+
+    def __init__(self, session: Session, job: Job, services: Services) -> None:
+        self.session = session
+        self.job = job
+        self.services = services
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
+
+    @abstractmethod
+    async def _serve(self, whole: float | None) -> None:
+        """Do the work and send the terminal frame, or raise; `whole` is the seconds it may take."""
+
+    async def run(self) -> None:
+        """Run to the terminal frame; raises only what is a bug in the daemon."""
+        self.job.interrupt = self.terminal.interrupted
+        try:
+            if self.job.ended is None:
+                await self._serve(self._set_deadline())
+        except asyncio.CancelledError as fault:
+            if self.job.ended is None and not self._late:
+                if _is_cancelled():
+                    raise
+                self.terminal.fail(internal_error(self.job.backend, fault))  # the backend's own, not ours
+        except WireError as error:
+            self.terminal.fail(error)
+        except Exception as fault:  # a backend may raise anything; its request pays with `internal`, nobody else
+            self.terminal.fail(internal_error(self.job.backend, fault))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        if self.job.ended is not None:
+            self.terminal.interrupted(self.job.ended)
+
+    def _set_deadline(self) -> float | None:
+        whole = self.services.deadlines.whole(self.asked_ms)
+        if whole is not None:
+            left = self.job.accepted + whole - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left), self._out_of_time, whole)
+        return whole
+
+    def _out_of_time(self, whole: float) -> None:
+        """The terminal frame leaves now; the slot is free when the engine has let go."""
+        if self.terminal.sent or self.job.task is None:
+            return
+        self._late = True
+        whose = "timeout_ms" if self.asked_ms is not None else "admission.timeout, the default of timeout_ms,"
+        self.terminal.fail(
+            DeadlineExceeded(
+                f"not finished within {whose} = {round(1000 * whole)}; {self.job.output_tokens} tokens were made",
+                hint="allow a longer timeout_ms, or ask for less with max_tokens",
+                details={"timeout_ms": round(1000 * whole), "output_tokens": self.job.output_tokens},
+            )
+        )
+        self.job.task.cancel()
+
+    def _ticket(self, unit: Unit, prompt: float, output: float, wait: float | None, whole: float | None) -> Ticket:
+        self.job.backend = unit.name
+        self.job.ticket = Ticket(
+            self.job.number,
+            unit.name,
+            self.session.peer.uid,
+            self.session.session_id,
+            cost=prompt + output,
+            output=output,
+            priority=self.job.priority,
+            accepted=self.job.accepted,
+            queue_timeout=wait,
+            timeout=whole,
+        )
+        return self.job.ticket
+
+
+class Generation(_Work):
+    """One `generate`."""
+
+    def __init__(self, session: Session, message: m.Generate | m.GenerateV2, job: Job, services: Services) -> None:
+        super().__init__(session, job, services)
+        self.message = message
+        self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream)
+        self.asked_ms = message.timeout_ms
+
+    async def _serve(self, whole: float | None) -> None:
+        self.services.refuse_new_work()
+        message, session = self.message, self.session
+        unit = choose_generator(message.model, session.conn.version, self.services.candidates())
+        request = _resolve(message, session.peer.uid)
+        check_supported(request, unit.capabilities)
+        self.terminal.model = model = unit.capabilities.model or unit.name
+        wait = self.services.deadlines.waiting(message.queue_timeout_ms)
+        output = self.services.generating.pace(unit.name).expected_output(message.max_tokens)
+        ticket = self._ticket(unit, _size(message) / _CHARS_PER_TOKEN, output, wait, whole)
+        watch = self._queued if "queue_events" in session.conn.features else None
+        async with self.services.generating.slot(ticket, watch):
+            self.terminal.started = time.monotonic()
+            self.terminal.meter = self.services.meter(unit.name)
+            if watch is not None and session.alive:
+                session.send(m.Started(id=message.id, backend=unit.name, model=model))
+            await self._stream(unit, request, ticket)
+
+    async def _stream(self, unit: Unit, request: GenerateRequest | GenerateRequestV2, ticket: Ticket) -> None:
+        backend = unit.backend
+        stream: AsyncIterator[Any] = (
+            backend.generate(request) if isinstance(request, GenerateRequest) else backend.generate_v2(request)
+        )
+        own_end = False
+        try:
+            end = await self._pump(stream)
+            own_end = end.stop_reason != "length"
+            self.terminal.finish(end)
+        except SlowConsumer as error:  # told now: the stream may take its time to close
+            self.terminal.fail(error)
+            raise
+        finally:
+            ticket.spent = self._spent(self.terminal.usage(), own_end)
+            ticket.used = ticket.spent.read + ticket.spent.made
+            if (aclose := getattr(stream, "aclose", None)) is not None:
+                await aclose()
+
+    async def _pump(self, stream: AsyncIterator[Any]) -> EndEvent:
+        """Relay every event. The hot path: once a token."""
+        session, add = self.session, self.terminal.add
+        async for event in stream:
+            if type(event) is not TextEvent and isinstance(event, EndEvent):
+                return event
+            add(event)
+            if session.congested:
+                await session.room()
+        raise InternalError(
+            f"backend {self.job.backend!r} ended its stream without an end event after {self.job.output_tokens} tokens",
+            hint="this is a fault in the adapter",
+        )
+
+    def _spent(self, used: Usage, own_end: bool) -> Spent:
+        times = self.terminal.timings()
+        return Spent(
+            read=float(used.input_tokens - used.cached_tokens),
+            reading=max(0.0, times.first_token_ms - times.queue_ms) / 1000,
+            made=float(used.output_tokens),
+            making=times.decode_ms / 1000,
+            own_end=own_end,
+        )
+
+    def _queued(self, position: int, depth: int, eta_ms: int | None) -> None:
+        if self.session.alive and not self.terminal.sent:
+            self.session.send(m.Queued(id=self.message.id, position=position, depth=depth, eta_ms=eta_ms))
+
+
+class Embedding(_Work):
+    """One `embed`."""
+
+    def __init__(self, session: Session, message: m.Embed, job: Job, services: Services) -> None:
+        super().__init__(session, job, services)
+        self.message = message
+        self.terminal = Terminal(session, job, services.ended)
+        self.asked_ms = None
+
+    async def _serve(self, whole: float | None) -> None:
+        self.services.refuse_new_work()
+        message = self.message
+        unit = choose_embedder(message.model, self.services.candidates())
+        self.terminal.model = model = unit.capabilities.model or unit.name
+        size = self._check_size(unit.capabilities.embedding_dimensions or 0)
+        cost = sum(map(len, message.input)) / _CHARS_PER_TOKEN
+        request = EmbedRequest(
+            input=message.input, dimensions=message.dimensions, task=message.task, normalize=message.normalize
+        )
+        wait = self.services.deadlines.waiting(None)
+        async with self.session.outbox.place(size):  # vectors are many times what was asked with
+            async with self.services.embedding.slot(self._ticket(unit, cost, 0.0, wait, whole)) as ticket:
+                self.terminal.started = began = time.monotonic()
+                result = await unit.backend.embed(request)
+                ticket.used = float(result.input_tokens)
+                ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
+            if self.session.congested:
+                await self.session.room()
+            self._answer(result, unit.name, model)
+
+    def _answer(self, result: EmbedResult, backend: str, model: str) -> None:
+        usage = Usage(input_tokens=result.input_tokens)
+        frame = m.Embeddings(
+            id=self.message.id,
+            count=result.count,
+            dimensions=result.dimensions,
+            dtype="f32le",
+            data=result.data,
+            usage=usage,
+            model=model,
+            backend=backend,
+        )
+        self.terminal.end(frame, "end", usage)
+
+    def _check_size(self, dimensions: int) -> int:
+        """Bytes of the vectors. Raises `InvalidRequest` if they do not fit one frame."""
+        row = 4 * (self.message.dimensions or dimensions)
+        most = (MAX_FRAME_LIMIT - _FRAME_MARGIN) // row if row else len(self.message.input)
+        if len(self.message.input) > most:
+            raise InvalidRequest(
+                f"embed.input: {len(self.message.input)} texts of {row} bytes a vector do not fit one frame",
+                hint=f"ask for at most {most} texts a request",
+                details={"field": "input", "count": len(self.message.input), "limit": most},
+            )
+        return row * len(self.message.input)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody asked for the end of this task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _resolve(message: m.Generate | m.GenerateV2, uid: int) -> GenerateRequest | GenerateRequestV2:
+    """The port's request: the wire message without what only the wire needs."""
+    options = GenerateOptions(**{name: getattr(message, name) for name in GenerateOptions.__struct_fields__})
+    scope = None if message.cache == "none" else str(uid)
+    if isinstance(message, m.Generate):
+        return GenerateRequest(messages=message.messages, options=options, cache_scope=scope)
+    return GenerateRequestV2(
+        messages=message.messages,
+        options=options,
+        tools=message.tools,
+        tool_choice=message.tool_choice,
+        thinking=message.thinking,
+        attachments=message.attachments,
+        cache_scope=scope,
+    )
+
+
+def _size(message: m.Generate | m.GenerateV2) -> int:
+    """Characters of text in a conversation."""
+    if isinstance(message, m.Generate):
+        return sum(len(turn.content) for turn in message.messages)
+    return sum(len(getattr(block, "text", "")) for turn in message.messages for block in turn.content)

@@ -1,0 +1,109 @@
+"""A request's handles: ended once, by the first reason; listed without its content; waited for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from vestald.admission.ticket import Ticket, TicketState
+from vestald.entrance.peer import Peer
+from vestald.serving.job import Ended, Job, Jobs
+
+
+class Owner:
+    peer = Peer(pid=7, uid=1000, gid=1000)
+    client = "editor/1.4"
+
+
+def test_numbers_are_the_daemons_and_never_used_again() -> None:
+    async def main() -> None:
+        all = Jobs()
+        first, second = (all.new(5, Owner(), 0.0) for _ in range(2))
+        assert (first.number, second.number) == (1, 2)
+        all.forget(second)
+        assert all.new(5, Owner(), 0.0).number == 3
+        assert all.get(2) is None
+        assert all.get(1) is first
+        assert len(all) == 2
+
+    asyncio.run(main())
+
+
+def test_idle_returns_when_the_last_job_is_forgotten_and_at_once_without_any() -> None:
+    async def main() -> None:
+        all = Jobs()
+        await all.idle()
+        first, second = (all.new(id, Owner(), 0.0) for id in range(2))
+        waiting = asyncio.ensure_future(all.idle())
+        all.forget(first)
+        all.forget(first)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        all.forget(second)
+        await waiting
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("why", Ended)
+def test_a_job_that_has_begun_is_told_and_then_cancelled(why: Ended) -> None:
+    async def main() -> None:
+        job, told = Job(1, 1, Owner(), 0.0), list[Ended]()
+
+        async def work() -> None:
+            job.interrupt = told.append
+            await asyncio.get_running_loop().create_future()
+
+        job.task = asyncio.ensure_future(work())
+        await asyncio.sleep(0)
+        job.cancel(why)
+        assert told == [why]  # before the task has had a chance to do anything
+        with pytest.raises(asyncio.CancelledError):
+            await job.task
+
+    asyncio.run(main())
+
+
+def test_a_job_that_has_not_begun_begins_and_sees_that_it_has_ended() -> None:
+    async def main() -> None:
+        job, seen = Job(1, 1, Owner(), 0.0), list[Ended | None]()
+
+        async def work() -> None:
+            seen.append(job.ended)
+
+        job.task = asyncio.ensure_future(work())
+        job.cancel(Ended.CLIENT)
+        await job.task
+        assert seen == [Ended.CLIENT]
+
+    asyncio.run(main())
+
+
+def test_the_first_reason_counts_and_the_task_is_cancelled_once() -> None:
+    async def main() -> None:
+        job, told = Job(1, 1, Owner(), 0.0), list[Ended]()
+        job.interrupt = told.append
+        job.task = asyncio.ensure_future(asyncio.sleep(3600))
+        await asyncio.sleep(0)
+        for why in (Ended.OPERATOR, Ended.CLIENT, Ended.SHUTDOWN):
+            job.cancel(why)
+        assert (job.ended, told, job.task.cancelling()) == (Ended.OPERATOR, [Ended.OPERATOR], 1)
+        with pytest.raises(asyncio.CancelledError):
+            await job.task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("state", TicketState)
+def test_an_operator_sees_who_and_how_much(state: TicketState) -> None:
+    job = Job(9, 1, Owner(), accepted=10.0, priority="batch")
+    job.backend, job.output_tokens = "chat", 5
+    job.ticket = Ticket(9, "chat", 1000, 1)
+    job.ticket.state = state
+    entry = job.entry(12.5, 3)
+    assert (entry.request, entry.backend, entry.priority) == (9, "chat", "batch")
+    assert (entry.uid, entry.pid, entry.client) == (1000, 7, "editor/1.4")
+    assert (entry.age_ms, entry.position, entry.output_tokens) == (2500, 3, 5)
+    assert entry.state == ("running" if state is TicketState.RUNNING else "waiting")
+    assert repr(job) == f"<Job #9 id=1 {entry.state} tokens=5>"
