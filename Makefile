@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test security lint bench plots reference clean fuzz
+.PHONY: help install demo test security lint bench plots screenshots reference clean fuzz
 
 help: ## what each word does
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -46,13 +46,14 @@ bench: $(STAMP) ## the benchmarks, as ratios in one run
 plots: $(STAMP) ## the pictures of docs/, from the simulations they show
 	@$(BIN)/python -m benchmarks.admission_plot
 
-reference: $(STAMP) ## docs/reference/options.md, from the declarations of the options
+screenshots: $(STAMP) ## the pictures of the commands in docs/screenshots, from a private daemon
+	@$(BIN)/python -m examples.screenshots
+
+reference: $(STAMP) ## docs/reference, from the declarations of options and messages
 	@$(BIN)/python -m vestald.config.reference > docs/reference/options.md.new
 	@mv docs/reference/options.md.new docs/reference/options.md
-
-fuzz: $(STAMP) ## a coverage-guided fuzzer of the codec, for ten minutes (ARGS=-max_total_time=60)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	@$(BIN)/python -m tests.fuzz.fuzz_codec $(or $(ARGS),-max_total_time=600)
+	@cd protocol && ../$(BIN)/python -m vectors.reference > ../docs/reference/messages.md.new
+	@mv docs/reference/messages.md.new docs/reference/messages.md
 
 clean: ## remove .venv and caches (not the model store)
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

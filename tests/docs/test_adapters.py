@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import msgspec
 
+from tests.docs.pages import ROOT, blocks_of
 from vestal.values import GenerateOptions
 from vestal_adapters.remote.openai.options import OpenAIOptions
 from vestal_adapters.remote.openai.presets import PRESETS
 
-TEXT = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "adapters.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 COMMON = {"temperature", "top_p", "seed", "stop", "max_tokens", "presence_penalty", "frequency_penalty"}
 
 
-def block(kind: str) -> str:
-    found = re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str) -> str:
+    return blocks_of(PAGE, language)[0].text
 
 
 def test_the_table_is_one_the_adapter_takes() -> None:
@@ -55,7 +54,3 @@ def test_every_option_that_is_named_exists() -> None:
     named = set(re.findall(r"`(api_key_\w+|unix_socket|ca_file|plain_http|slots|kind|vision|json_schema)\b", TEXT))
     assert named
     assert named <= names
-
-
-def test_the_example_of_the_kit_runs() -> None:
-    exec(compile(block("python"), "adapters.md", "exec"), {})

@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from benchmarks.admission_plot import PICTURE, classes, eta_errors, picture, shares
+from tests.docs.pages import ROOT, blocks_of
 from vestald.config import AdmissionConfig, load
 
-TEXT = (Path(__file__).parents[2] / "docs" / "admission.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "admission.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_picture_is_what_the_simulation_gives() -> None:
@@ -46,7 +48,7 @@ def test_the_error_of_what_is_foretold_is_as_the_table_says(row: str, spread: fl
 
 
 def test_the_example_is_a_configuration(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    (example,) = (block.text for block in blocks_of(PAGE, "toml"))
     path = tmp_path / "vestald.toml"
     path.write_text(example)
     assert set(tomllib.loads(example)["admission"]) <= set(msgspec.structs.asdict(load(path).admission))

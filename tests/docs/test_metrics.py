@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.docs.pages import blocks_of
 from vestald.config import BackendTable, Config, load
 from vestald.house import House
 
@@ -98,7 +99,7 @@ def test_the_dashboard_is_one_that_grafana_imports() -> None:
 
 
 def test_the_configuration_is_one_that_the_daemon_takes(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (text,) = (block.text for block in blocks_of(ROOT / "docs" / "metrics.md", "toml"))
     file = tmp_path / "vestald.toml"
     file.write_text(text)
     assert load(file).metrics.socket

@@ -1,47 +1,25 @@
-"""What docs/models.md shows works as it is shown."""
+"""What docs/models.md says of the store is so; its commands run in test_pages.py."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from tests.docs.pages import ROOT, blocks_of
 from tests.protocol.models.conftest import build_gguf
 from vestald.config import load
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = ROOT / "docs" / "models.md"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def test_the_commands_do_what_the_page_says_in_its_order(tmp_path: Path) -> None:
-    (tmp_path / "mine.gguf").write_bytes(build_gguf())
-    environment = {**os.environ, "VESTAL_HOME": str(tmp_path / "home")}
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 8
-    for line in lines:
-        program, *words = shlex.split(line)
-        assert program == "vestal"
-        done = subprocess.run(
-            [sys.executable, "-m", "vestal.cli", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, (line, done.stderr)
-        if "new" in words:
-            shutil.copy(tmp_path / "home" / "keys" / "me.pub", tmp_path)
-
-
-@pytest.mark.parametrize("text", blocks("toml"))
-def test_the_configuration_is_one_that_the_daemon_takes(text: str, tmp_path: Path) -> None:
+def test_its_backend_is_the_one_that_the_daemon_serves(tmp_path: Path) -> None:
+    (block,) = blocks_of(PAGE, "toml")
     file = tmp_path / "vestald.toml"
-    file.write_text(text)
+    file.write_text(block.text)
     assert [backend.name for backend in load(file).backends] == ["chat"]
 
 
@@ -49,7 +27,7 @@ def test_every_file_that_the_page_names_in_the_store_is_made(tmp_path: Path) -> 
     named = re.findall(r"^\| `([a-z]+[^`]*)` \|", PAGE.read_text().partition("Where things are")[2], re.MULTILINE)
     (tmp_path / "mine.gguf").write_bytes(build_gguf())
     environment = {**os.environ, "VESTAL_HOME": str(tmp_path / "home")}
-    for line in blocks("sh")[0].splitlines():
+    for line in blocks_of(PAGE, "sh")[0].text.splitlines():
         command = [sys.executable, "-m", "vestal.cli", *shlex.split(line)[1:]]
         subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert len(named) == 5

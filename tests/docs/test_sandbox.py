@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import msgspec
 
+from tests.docs.pages import ROOT, blocks_of
 from vestal import messages as m
 from vestal.cli.status import backend_lines
 from vestal.cli.terminal import Style
@@ -20,13 +20,12 @@ from vestal_adapters.worker.sandbox import LAYERS
 from vestal_adapters.worker.sandbox.limits import OPEN_FILES
 from vestal_adapters.worker.sandbox.syscalls import MACHINES, rules
 
-TEXT = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "sandbox.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 
 
-def block(kind: str) -> str:
-    found = re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str) -> str:
+    return blocks_of(PAGE, language)[0].text
 
 
 def test_the_table_names_every_layer_in_order() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.docs.pages import blocks_of
 from tests.security.threats import ROOT, findings
 from vestald.service import unit_text
 
@@ -45,5 +46,5 @@ def test_the_directives_that_the_page_explains_are_in_the_units_and_those_left_o
 
 
 def test_the_configuration_shown_is_one() -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", SYSTEMD.read_text(), re.DOTALL)
+    (shown,) = (block.text for block in blocks_of(SYSTEMD, "toml"))
     assert msgspec.toml.decode(shown)["sockets"] == {"group": "vestal"}

@@ -19,6 +19,7 @@ import pytest
 from msgspec import inspect
 
 from vectors.generate import HERE
+from vectors.tables import field_rows, tables
 from vestal import explain, framing, paths, values
 from vestal import messages as m
 from vestal.codec import Codec, encode
@@ -29,23 +30,7 @@ from vestal.state import CONNECTION, OPENING, REQUEST
 from vestal.values import FLAGS
 
 TEXT = (Path(HERE).parent / "SPEC.md").read_text()
-Row = list[str]
-
-
-def tables(marker: str) -> dict[str, list[Row]]:
-    """The body of each table under `<!-- marker: key -->`, by key."""
-    found: dict[str, list[Row]] = {}
-    for match in re.finditer(rf"<!-- {marker}: (.+?) -->\n+((?:\|.*\n)+)", TEXT):
-        rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-                for line in match[2].splitlines()]  # fmt: skip
-        assert match[1] not in found, f"two tables of {match[1]}"
-        assert set("".join(rows[1])) <= set("-:"), f"the table of {match[1]} has no header"
-        assert len({len(row) for row in rows}) == 1, f"ragged table of {match[1]}"
-        found[match[1]] = rows[2:]
-    return found
-
-
-FIELDS, TABLES = tables("fields"), tables("table")
+FIELDS, TABLES = tables(TEXT, "fields"), tables(TEXT, "table")
 
 
 def ticked(cell: str) -> list[str]:
@@ -53,103 +38,7 @@ def ticked(cell: str) -> list[str]:
     return re.findall(r"`([^`]*)`", cell)
 
 
-# --- the words of a field table -------------------------------------------------------------------------------
-
-
-def type_words(type: inspect.Type) -> str:
-    """The SPEC's name of a type."""
-    match type:
-        case inspect.UnionType():
-            members = [member for member in type.types if not isinstance(member, inspect.NoneType)]
-            blocks = {member.cls for member in members if isinstance(member, inspect.StructType)}
-            words = ["ContentBlock"] if len(blocks) > 1 else [type_words(member) for member in members]
-            return " or ".join(words + ["nil"] * (len(type.types) > len(members)))
-        case inspect.ListType() | inspect.VarTupleType():
-            return f"array of {type_words(type.item_type)}"
-        case inspect.DictType():
-            if isinstance(type.value_type, inspect.AnyType):
-                return "map"
-            return f"map of {type_words(type.key_type)} to {type_words(type.value_type)}"
-        case inspect.StructType():
-            return f"`{type.cls.__name__}`"
-    return _PLAIN[type.__class__]
-
-
-_PLAIN: dict[type, str] = {
-    inspect.IntType: "int",
-    inspect.FloatType: "float",
-    inspect.StrType: "str",
-    inspect.LiteralType: "str",
-    inspect.BoolType: "bool",
-    inspect.BytesType: "bin",
-}
-
-
-def number(value: float) -> str:
-    """A bound as the SPEC writes it."""
-    for power in (31, 32, 63):
-        if 0 < 2**power - value <= 2:
-            return f"2^{power}-{2**power - int(value)}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def range_words(type: inspect.Type) -> str:
-    """The SPEC's words for what a type constrains."""
-    match type:
-        case inspect.UnionType():
-            found = [range_words(member) for member in type.types if not isinstance(member, inspect.StructType)]
-            return "; ".join(words for words in found if words)
-        case inspect.LiteralType():
-            return "one of " + ", ".join(f"`{value}`" for value in sorted(map(str, type.values)))
-        case inspect.IntType() | inspect.FloatType():
-            return _between(type)
-        case inspect.StrType(pattern=str(pattern)):
-            return f"matches `{pattern}`"
-        case inspect.StrType():
-            return _length(type.min_length, type.max_length, "character")
-        case inspect.ListType() | inspect.VarTupleType():
-            own = _length(type.min_length, type.max_length, "item")
-            each = range_words(type.item_type)
-            return "; ".join(filter(None, [own, f"each {each}" if each else ""]))
-    return ""
-
-
-def _between(type: inspect.IntType | inspect.FloatType) -> str:
-    high = type.le if type.lt is None else type.lt - 1
-    low = type.ge if type.gt is None else type.gt
-    if low is None or high is None:
-        return "" if low is None else f"at least {number(low)}"
-    return f"{number(low)} to {number(high)}" if type.gt is None else f"over {number(low)}, to {number(high)}"
-
-
-def _length(low: int | None, high: int | None, what: str) -> str:
-    if low and high:
-        return f"{low} to {high} {what}s"
-    if low:
-        return f"at least {low} {what}" + "s" * (low > 1)
-    return f"at most {high} {what}s" if high else ""
-
-
-def default_words(field: inspect.Field) -> str:
-    if field.required:
-        return "required"
-    if field.default_factory is not msgspec.NODEFAULT:
-        return f"`{json.dumps(field.default_factory())}`"
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
-    return "nil" if default is None else f"`{json.dumps(default)}`"
-
-
-def expected_rows(cls: type[msgspec.Struct], base: type[msgspec.Struct] | None) -> list[Row]:
-    """Name, type, default and range of every field of `cls` that is not in `base`'s table."""
-    info = inspect.type_info(cls)
-    assert isinstance(info, inspect.StructType)
-    inherited = set(base.__struct_fields__) if base else set()
-    rows = [[f"`{info.tag_field}`", "str", "required", f"`{info.tag}`"]] if info.tag_field else []
-    return rows + [
-        [f"`{field.encode_name}`", type_words(field.type), default_words(field), range_words(field.type)]
-        for field in info.fields
-        if field.name not in inherited
-    ]
+# --- field tables -------------------------------------------------------------------------------
 
 
 def sorted_choices(cell: str) -> str:
@@ -171,7 +60,7 @@ def struct_named(name: str) -> type[msgspec.Struct]:
 @pytest.mark.parametrize("key", FIELDS)
 def test_a_field_table_is_the_struct(key: str) -> None:
     name, _, base = key.partition(" + ")
-    expected = expected_rows(struct_named(name), struct_named(base) if base else None)
+    expected = field_rows(struct_named(name), struct_named(base) if base else None)
     written = [[row[0], row[1], row[2], sorted_choices(row[3])] for row in FIELDS[key]]
     assert sorted(written) == sorted(expected)
     assert all(len(row) == 5 and row[4] for row in FIELDS[key]), "a field without a meaning"
