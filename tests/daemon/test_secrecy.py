@@ -29,6 +29,7 @@ def _private_child(uid: int | None) -> int:
             if uid is not None:
                 _become(uid)
             keep_memory_private()
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's background hands down that it is ignored
             os.write(theirs, b"%d %d" % resource.getrlimit(resource.RLIMIT_CORE))
             signal.pause()
         finally:

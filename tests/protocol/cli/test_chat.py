@@ -85,6 +85,7 @@ def test_several_lines_are_one_question(served: Vestal) -> None:
         terminal.expect_match(PROMPT)
         terminal.press("\x1b[200~four\rfive\x1b[201~\r")  # a bracketed paste
         terminal.expect_match(r"\[2 tokens, .*prompt 8 tokens")
+        terminal.expect_match(PROMPT)
         terminal.press("\x04")
         assert terminal.finish() == 0
 
@@ -153,6 +154,7 @@ def test_nothing_that_is_typed_is_written_to_disk(served: Vestal) -> None:
     with chat(served) as terminal:
         say(terminal, "a-secret-of-mine")
         terminal.expect_match(r"\x1b\[Ka-secret-of-mine\r\n")
+        terminal.expect_match(PROMPT)
         terminal.press("\x04")
         assert terminal.finish() == 0
     for path in served.home.rglob("*"):
