@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -137,6 +139,51 @@ def _stall() -> list[Row]:
     ]
 
 
+def _alone() -> list[Row]:
+    """A long prompt on an idle daemon, against as many tokens in raw llama.cpp."""
+    path = Store().resolve("smollm2-135m").path
+    pairs = []
+    command = [sys.executable, "-m", "benchmarks.raw_loop", str(path), "1", str(usable_cores()), "4096"]
+    with (
+        _asked(command) as raw,
+        private_daemon(_backend()) as (runtime, _),
+        vestal.Client(runtime_dir=runtime) as client,
+    ):
+        assert raw.stdout is not None
+        raw.stdout.readline()  # it is ready
+        for _ in range(_ROUNDS):
+            ours, result = _first_token(client, _text(client, _LONG), cache="none")
+            pairs.append((ours, _answer(raw, {"prefill": result.usage.input_tokens})))
+    return [
+        Row.of("first token of a 3,300-token prompt alone", "s", pairs, "raw llama.cpp, 512 a batch", target="≤ 1.05")
+    ]
+
+
+@contextmanager
+def _asked(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that answers lines of JSON with numbers."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "GOMP_SPINCOUNT": "1000"},
+    )
+    with process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _answer(process: subprocess.Popen[str], question: object) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(question) + "\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
 def _prefix() -> list[Row]:
     pairs = []
     with private_daemon(_backend()) as (runtime, _), vestal.Client(runtime_dir=runtime) as client:
@@ -180,33 +227,20 @@ def _embed() -> list[Row]:
     path = Store().resolve("minilm-l6-v2").path
     pairs = []
     command = [sys.executable, "-m", "benchmarks.raw_embed", str(path), str(usable_cores())]
-    raw = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "GOMP_SPINCOUNT": "1000"},
-    )
-    assert raw.stdin is not None
-    assert raw.stdout is not None
     with (
-        raw,
+        _asked(command) as raw,
         private_daemon(_VECTORS, client=vestal.EmbedClient) as (runtime, _),
         vestal.EmbedClient(runtime_dir=runtime) as client,
     ):
         client.embed(texts)
         for _ in range(2 * _ROUNDS):
-            raw.stdin.write(json.dumps(texts) + "\n")
-            raw.stdin.flush()
-            theirs = float(raw.stdout.readline())
+            theirs = _answer(raw, texts)
             begun = time.perf_counter()
             client.embed(texts)
             pairs.append((len(texts) / (time.perf_counter() - begun), theirs))
-        raw.stdin.close()
     return [Row.of("256 short texts in one request", "texts/s", pairs, "raw packed loop, 16 a batch", target="≥ 0.95")]
 
 
 def run() -> list[Row]:
     """Rows for the engine."""
-    return [*_stall(), *_prefix(), *_cancel(), *_embed()]
+    return [*_stall(), *_alone(), *_prefix(), *_cancel(), *_embed()]

@@ -1,7 +1,8 @@
 """llama.cpp with nothing around it: a batch, a sampler chain per stream, greedy, in a process of its own.
 
-Reads a JSON line `{"streams": N, "tokens": M}` and answers with tokens per second in all, as often as asked. A
-process of its own, so that the threads and memory of the thing compared with are not beside it.
+Reads a JSON line `{"streams": N, "tokens": M}` and answers with tokens per second in all, or `{"prefill": N}` and
+answers with the seconds until the token after a prompt of N tokens is known, as often as asked. A process of its own,
+so that the threads and memory of the thing compared with are not beside it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ PROMPT = "<|im_start|>user\nWrite a long story about a lighthouse keeper.<|im_en
 
 
 class Raw:
-    def __init__(self, path: str, streams: int, threads: int) -> None:
+    def __init__(self, path: str, streams: int, threads: int, length: int = 2048) -> None:
         lib.llama_backend_init()
         self.model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         params = lib.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = 2048 * streams, streams, 512, 512
+        params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = length * streams, streams, 512, 512
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = False
         self.context = lib.llama_init_from_model(self.model, params)
@@ -53,6 +54,24 @@ class Raw:
             lib.llama_sampler_free(sampler)
         return rate
 
+    def prefill(self, count: int) -> float:
+        """Seconds for a prompt of `count` tokens, a full batch at a time, and the token after it."""
+        lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
+        sampler = self._sampler()
+        text = self._tokenize(PROMPT.encode())
+        tokens = (text * (count // len(text) + 1))[:count]
+        begun = time.perf_counter()
+        for start in range(0, count, 512):
+            piece = tokens[start : start + 512]
+            for row, token in enumerate(piece):
+                self._put(row, token, start + row, 0, start + row == count - 1)
+            self.batch.n_tokens = len(piece)
+            lib.llama_decode(self.context, self.batch)
+        lib.llama_sampler_sample(sampler, self.context, -1)
+        took = time.perf_counter() - begun
+        lib.llama_sampler_free(sampler)
+        return took
+
     def _sampler(self) -> Any:
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
@@ -78,12 +97,12 @@ class Raw:
 
 def main() -> None:
     path, streams, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    raw = Raw(path, streams, threads)
+    raw = Raw(path, streams, threads, *map(int, sys.argv[4:]))
     raw.run(1, 8)  # the weights are in memory after this
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(raw.run(asked["streams"], asked["tokens"]), flush=True)
+        print(raw.prefill(asked["prefill"]) if "prefill" in asked else raw.run(**asked), flush=True)
 
 
 if __name__ == "__main__":
