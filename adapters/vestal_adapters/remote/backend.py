@@ -10,22 +10,38 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
-from vestal.backend import Backend, BackendOptions, Health, Loading, Ready, Report, Unavailable
-from vestal.errors import BackendUnavailable, VestalError, WireError
+from vestal.backend import (
+    Backend,
+    BackendOptions,
+    GenerateRequest,
+    GenerateRequestV2,
+    Health,
+    Loading,
+    Ready,
+    Report,
+    TokenEvent,
+    TokenEventV2,
+    Unavailable,
+)
+from vestal.errors import BackendUnavailable, Unsupported, VestalError, WireError
 from vestal.values import Capabilities
 from vestal_adapters.remote.http import Upstream
+from vestal_adapters.remote.key import Key, as_bearer
 from vestal_adapters.remote.options import RemoteOptions
+from vestal_adapters.remote.sse import Event
+from vestal_adapters.remote.streamed import StreamedAnswer
 
-__all__ = ["PROBE_TIMEOUT", "RemoteBackend"]
+__all__ = ["PROBE_TIMEOUT", "RemoteBackend", "if_there"]
 
 T = TypeVar("T")
 
 PROBE_TIMEOUT = 5.0  # seconds for each question of a probe: a status waits for it
 _FRESH = 2.0  # seconds that a probe's answer is good for: many may ask for the status
+_ABSENT = (404, 405, 501)  # a page that this server does not have
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # between two probes of a server that is away; the last stays
 
 
@@ -49,6 +65,10 @@ class RemoteBackend(Backend):
         self._stopping = asyncio.Event()
         self._returning: asyncio.Task[None] | None = None
 
+    def headers(self, key: Key | None) -> dict[str, str]:
+        """What every request carries beside its body."""
+        return as_bearer(key)
+
     @abstractmethod
     async def probe(self, upstream: Upstream) -> Capabilities:
         """Ask whether the server serves the model, and what it can do. Raises `VestalError` saying why not.
@@ -70,7 +90,7 @@ class RemoteBackend(Backend):
         self._stopping.clear()
         self._report, self._state = report, "loading"
         try:
-            self._upstream = Upstream(self.name, self.remote)
+            self._upstream = Upstream(self.name, self.remote, self.headers)
             self.capabilities = await self._unless_stopped(self._until_served(self._upstream, report))
             self._state, self._detail, self._probed_at = "ready", "", time.monotonic()
         except BaseException:
@@ -181,8 +201,46 @@ class RemoteBackend(Backend):
                 self._lost(exc.message)
             raise
 
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def asked(
+        self, upstream: Upstream, request: GenerateRequest | GenerateRequestV2
+    ) -> tuple[AsyncGenerator[Event], StreamedAnswer]:
+        """What comes for a request, and what makes sense of it. Raises `WireError` for what cannot be asked."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        return self._stream(request)  # type: ignore[return-value]  # v1 answers hold no event of v2
+
+    def generate_v2(self, request: GenerateRequestV2) -> AsyncIterator[TokenEventV2]:
+        return self._stream(request)
+
+    async def _stream(self, request: GenerateRequest | GenerateRequestV2) -> AsyncIterator[TokenEventV2]:
+        """The events of one answer; a stream that ends before its answer does is an error."""
+        if not self.capabilities.generate:
+            raise Unsupported(f"backend {self.name!r} does not generate", details={"option": "generate"})
+        async with self.asking() as upstream:
+            pieces, answer = self.asked(upstream, request)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    for event in answer.feed(piece.data):
+                        yield event
+                    if answer.ended:
+                        return
+            raise answer.cut_off()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self._state}, slots={self.capabilities.slots}>"
+
+
+async def if_there(asking: Awaitable[T], absent: T) -> T:
+    """What a page says that not every server with this API has."""
+    try:
+        return await asking
+    except WireError as exc:
+        if exc.details.get("status") in _ABSENT:
+            return absent
+        raise
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:

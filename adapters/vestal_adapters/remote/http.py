@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -27,14 +27,18 @@ from msgspec import Struct
 
 from vestal.durations import parse_duration
 from vestal.errors import BackendCrashed, BackendUnavailable, DeadlineExceeded, VestalError, WireError
-from vestal_adapters.remote.key import read_key
+from vestal_adapters.remote.key import Key, as_bearer, read_key
+from vestal_adapters.remote.ndjson import LineParser
 from vestal_adapters.remote.options import RemoteOptions
 from vestal_adapters.remote.refusals import MAX_ERROR_BODY, one_line, read_refusal, refused
 from vestal_adapters.remote.sse import Event, EventTooLarge, SseParser
 
-__all__ = ["MAX_ANSWER", "Deadlines", "Upstream"]
+__all__ = ["MAX_ANSWER", "Deadlines", "Headers", "Upstream"]
 
 T = TypeVar("T")
+Headers = Callable[[Key | None], dict[str, str]]
+"""The headers of every request, the key among them."""
+_Parser = SseParser | LineParser
 
 MAX_ANSWER = 64 << 20  # bytes of an answer that comes whole: 2,048 vectors of 1,536 dimensions in JSON are half of it
 _ERROR_BODY_TIME = 5.0  # seconds that the reason for a refusal is waited for
@@ -62,8 +66,9 @@ class Deadlines(Struct, frozen=True):
 class Upstream:
     """The server of one backend. Made in the event loop that uses it; `close` ends what is under way."""
 
-    def __init__(self, backend: str, options: RemoteOptions) -> None:
+    def __init__(self, backend: str, options: RemoteOptions, headers: Headers = as_bearer) -> None:
         self._backend = backend
+        self._headers = headers
         self._url = options.url
         self._deadlines = Deadlines.of(options)
         self.key = read_key(options.api_key_env, options.api_key_file)
@@ -82,11 +87,7 @@ class Upstream:
 
     async def get(self, path: str, shape: type[T], *, timeout: float) -> T:
         """The JSON at `path`, which begins with a slash if it counts from the root of the host."""
-        try:
-            async with asyncio.timeout(timeout), self._answer("GET", path, None, self._deadline()) as response:
-                return self._decoded(await self._whole(response, self._deadline()), shape)
-        except TimeoutError:
-            raise self._silent(f"did not answer within {timeout:g} s") from None
+        return await self._json("GET", path, None, shape, timeout)
 
     async def alive(self, path: str, *, timeout: float) -> None:
         """Whether `path` is answered with 200, whatever it says. Raises `WireError` if not."""
@@ -96,18 +97,30 @@ class Upstream:
         except TimeoutError:
             raise self._silent(f"did not answer within {timeout:g} s") from None
 
-    async def post(self, path: str, body: object, shape: type[T]) -> T:
+    async def post(self, path: str, body: object, shape: type[T], *, timeout: float | None = None) -> T:
         """The JSON that answers `body`."""
-        end = self._deadline()
-        async with self._answer("POST", path, body, end) as response:
-            return self._decoded(await self._whole(response, end), shape)
+        return await self._json("POST", path, body, shape, timeout)
 
-    async def events(self, path: str, body: object) -> AsyncGenerator[Event]:
+    def events(self, path: str, body: object) -> AsyncGenerator[Event]:
         """The event stream that answers `body`, up to its end; closing the iterator closes the connection."""
-        end, begun = self._deadline(), time.monotonic()
+        return self._stream(path, body, SseParser())
+
+    def lines(self, path: str, body: object) -> AsyncGenerator[Event]:
+        """The lines of JSON that answer `body`, likewise."""
+        return self._stream(path, body, LineParser())
+
+    async def _json(self, method: str, path: str, body: object, shape: type[T], timeout: float | None) -> T:
+        end = self._deadline()
+        try:
+            async with asyncio.timeout(timeout), self._answer(method, path, body, end) as response:
+                return self._decoded(await self._whole(response, end), shape)
+        except TimeoutError:
+            raise self._silent(f"did not answer within {timeout or 0:g} s") from None
+
+    async def _stream(self, path: str, body: object, parser: _Parser) -> AsyncGenerator[Event]:
+        end, due = self._deadline(), time.monotonic() + self._deadlines.first_byte
         async with self._answer("POST", path, body, end) as response:
-            self._check_type(response)
-            parser, due = SseParser(), begun + self._deadlines.first_byte
+            self._check_type(response, parser)
             while data := await self._read(response, due, end):
                 for event in self._parsed(parser, data):
                     yield event
@@ -141,9 +154,7 @@ class Upstream:
             response.close()
 
     async def _request(self, method: str, path: str, body: object) -> aiohttp.ClientResponse:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        if self.key is not None:
-            headers["Authorization"] = f"Bearer {self.key.value}"
+        headers = self._headers(self.key) | ({"Content-Type": "application/json"} if body is not None else {})
         data = None if body is None else io.BytesIO(msgspec.json.encode(body))
         return await self._session.request(method, self._at(path), data=data, headers=headers, allow_redirects=False)
 
@@ -182,11 +193,11 @@ class Upstream:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise self._broken(f"answered with what is not the JSON it should be: {self._shown(str(exc))}") from None
 
-    def _check_type(self, response: aiohttp.ClientResponse) -> None:
-        if response.content_type != "text/event-stream":
-            raise self._broken(f"answered with {self._shown(response.content_type)} instead of an event stream")
+    def _check_type(self, response: aiohttp.ClientResponse, parser: _Parser) -> None:
+        if response.content_type != parser.media_type:
+            raise self._broken(f"answered with {self._shown(response.content_type)} instead of {parser.known_as}")
 
-    def _parsed(self, parser: SseParser, data: bytes) -> list[Event]:
+    def _parsed(self, parser: _Parser, data: bytes) -> list[Event]:
         try:
             return parser.feed(data)
         except EventTooLarge as exc:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vestal.errors import VestalError
 
-__all__ = ["MASK", "Key", "read_key"]
+__all__ = ["MASK", "Key", "as_bearer", "read_key"]
 
 MASK = "[key]"
 _LONGEST = 8192  # bytes
@@ -47,6 +47,11 @@ def read_key(variable: str | None, file: str | None, environment: Mapping[str, s
     if file is not None:
         return _checked(_read(Path(file)), f"file {file}", "write the key, and nothing else, into that file")
     return None
+
+
+def as_bearer(key: Key | None) -> dict[str, str]:
+    """The header that most APIs want the key in."""
+    return {} if key is None else {"Authorization": f"Bearer {key.value}"}
 
 
 def _read(path: Path) -> str:

@@ -12,7 +12,7 @@ from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
 from vestal.options import DurationText, about
 
-__all__ = ["RemoteOptions"]
+__all__ = ["ModelOptions", "RemoteOptions"]
 
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", "total_timeout")
 
@@ -78,6 +78,20 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(
                 f"base_url: the key would go to {parts.hostname} in clear: use https, or set plain_http = true"
             )
+
+
+class ModelOptions(RemoteOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may say of the model; it goes before what the server says."""
+
+    context_length: (
+        Annotated[int, Meta(ge=8), about("tokens of prompt and answer together; by default what the server says", 8192)]
+        | None
+    ) = None
+    max_output_tokens: Annotated[int, Meta(ge=1), about("most tokens of one answer, where limited", 1024)] | None = None
+    tools: Annotated[bool, about("whether the model calls tools", True)] | None = None
+    vision: Annotated[bool, about("whether the model sees images", True)] | None = None
+    thinking: Annotated[bool, about("whether the model's thinking can be turned up and down", True)] | None = None
+    json_schema: Annotated[bool, about("whether the server enforces a JSON schema", True)] | None = None
 
 
 def _is_loopback(host: str) -> bool:

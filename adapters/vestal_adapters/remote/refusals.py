@@ -48,7 +48,15 @@ MAX_SHOWN = 300  # characters of a server's own words that an error repeats
 _LONGEST_WAIT = 24 * 3600.0  # seconds: a server that says more is not obeyed, but the wait is still told
 _UNAVAILABLE = frozenset({408, 425, 429, 502, 503, 504, 529})
 _FOR_GOOD = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits")
-_OVERFLOW = ("context_length_exceeded", "exceed_context_size_error", "context length", "context window", "context size")
+_OVERFLOW = (
+    "context_length_exceeded",
+    "exceed_context_size_error",
+    "context length",
+    "context window",
+    "context size",
+    "prompt is too long",
+    "exceed context limit",
+)
 
 
 class Refusal(Struct, frozen=True):

@@ -8,6 +8,7 @@ ends in the middle of is no event: `unfinished` says that there was one.
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from msgspec import Struct
 
@@ -32,6 +33,9 @@ class Event(Struct, frozen=True):
 
 class SseParser:
     """Feed it what arrives. Comments, `id` and `retry` concern reconnecting, which nobody here does."""
+
+    media_type: ClassVar[str] = "text/event-stream"
+    known_as: ClassVar[str] = "an event stream"
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit

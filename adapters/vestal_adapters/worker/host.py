@@ -1,22 +1,15 @@
-"""The daemon's side of a worker: a `Backend` whose engine runs in a supervised child process.
+"""The daemon's side of a worker: a `Backend` whose engine runs in a supervised child process, behind a pipe.
 
-An adapter names its engine and its options; everything else is here. Invariants:
-
-- One worker at a time: a dead one is reaped before the next is spawned, so two models are never in memory.
-- A worker's death is one event. In one callback the backend stops being ready, says `Unavailable`, and every job
-  in the worker ends with one `BackendCrashed` of its own. Saying it first is what keeps the daemon from
-  dispatching the next request into the hole.
-- Whatever happens to `start` or `stop`, the process is ended and reaped: by the task, or by the pidfd's callback.
+An adapter names its engine and its options; the pipe is here, and the process's life in `supervision`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import ClassVar, Literal, cast
+from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 from vestal.backend import (
-    Backend,
     BackendOptions,
     CountRequest,
     EmbedRequest,
@@ -25,80 +18,38 @@ from vestal.backend import (
     GenerateRequestV2,
     Health,
     Loading,
-    Ready,
-    Report,
     TokenEvent,
     TokenEventV2,
-    Unavailable,
 )
-from vestal.errors import BackendCrashed, BackendUnavailable, InternalError, VestalError
+from vestal.errors import VestalError, WireError
 from vestal.findings import Finding
-from vestal_adapters.worker.causes import Cause, explain, without_places
+from vestal_adapters.worker.causes import without_places
 from vestal_adapters.worker.channel import Channel
 from vestal_adapters.worker.heartbeat import until_silent
 from vestal_adapters.worker.options import WorkerOptions
-from vestal_adapters.worker.process import Process, describe_exit
-from vestal_adapters.worker.restarts import RestartPolicy
+from vestal_adapters.worker.process import Process
+from vestal_adapters.worker.supervision import HEALTH, KILL_PATIENCE, Supervised
 
 __all__ = ["WorkerBackend"]
 
 CHILD_MODULE = "vestal_adapters.worker.child"
 
-State = Literal["stopped", "loading", "ready", "recovering", "failed", "stopping"]
-
-# `loading` is the first load, which `start` waits for and which may simply fail; `recovering` is between two
-# workers, pauses included; `failed` waits for an operator's stop and start.
-_NEXT: dict[State, frozenset[State]] = {
-    "stopped": frozenset({"loading"}),
-    "loading": frozenset({"ready", "stopping", "stopped"}),
-    "ready": frozenset({"recovering", "failed", "stopping"}),
-    "recovering": frozenset({"recovering", "ready", "failed", "stopping"}),
-    "failed": frozenset({"stopping"}),
-    "stopping": frozenset({"stopping", "stopped"}),
-}
-_HEALTH: dict[State, Literal["ok", "loading", "unavailable", "stopped"]] = {
-    "stopped": "stopped", "loading": "loading", "ready": "ok",
-    "recovering": "unavailable", "failed": "unavailable", "stopping": "stopped",
-}  # fmt: skip
-
-# An exiting process closes its pipe some instructions before it can be reaped; with many threads and much memory
-# or on a busy machine it takes a little longer. Blocking the loop for it, once per death, is what makes a death one
-# event.
-EXIT_PATIENCE = 0.2
-KILL_PATIENCE = 1.0  # from SIGKILL to reaped; only a process stuck in the kernel takes longer
 PING_PATIENCE = 0.2  # a step should be shorter
 HANDSHAKE_PATIENCE = 30.0  # from the spawn to the first word: starting Python, on a machine that swaps
-# The first load is bounded by whoever waits for `start`; a later one by what the first has shown to be enough.
-RELOAD_FACTOR = 10
-RELOAD_LEAST = 60.0
 
 
-class WorkerBackend(Backend):
+class WorkerBackend(Supervised):
     """A backend in a worker process. Subclasses set `engine` and `Options`."""
 
     engine: str
     """"module:Class" of a `vestal_adapters.worker.engine.Engine`; imported in the child only."""
 
-    causes: ClassVar[tuple[Cause, ...]] = ()
-    """What the engine's last lines mean: the first that fits is told, beside how the process ended."""
-
     def __init__(self, name: str, options: BackendOptions) -> None:
         super().__init__(name, options)
         self.options = options
         self._rules = options if isinstance(options, WorkerOptions) else WorkerOptions()
-        self._state: State = "stopped"
-        self._reason = "not started"
-        self._report: Report = _nobody
-        self._restarts = RestartPolicy()
-        self._pause: float | None = None
-        self._percent = 0.0
-        self._process: Process | None = None
         self._channel: Channel | None = None
-        self._died = asyncio.Event()
         self._spoke = asyncio.Event()
-        self._cause = ""
-        self._first_load = 0.0
-        self._supervisor: asyncio.Task[None] | None = None
 
     @classmethod
     def examine(cls, options: BackendOptions, *, running: bool, thorough: bool) -> list[Finding]:
@@ -116,10 +67,6 @@ class WorkerBackend(Backend):
         return {}
 
     # --- serving ----------------------------------------------------------------------------------------------
-
-    @property
-    def ready(self) -> bool:
-        return self._state == "ready"
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
         return cast("AsyncIterator[TokenEvent]", self._run(request))  # the stream lets v1 events through only
@@ -155,18 +102,14 @@ class WorkerBackend(Backend):
 
     def _serving(self) -> Channel:
         if self._state != "ready" or self._channel is None:
-            raise BackendUnavailable(
-                f"backend {self.name!r} is {self._state}: {self._reason}",
-                hint="an operator must restart it" if self._state == "failed" else "try again when it is ready",
-                details={"backend": self.name, "state": self._state},
-            )
+            raise self._unready()
         return self._channel
 
     async def health(self) -> Health:
         answered = await self._channel.ping(PING_PATIENCE) if self.ready and self._channel is not None else None
         running = self._process if self._process is not None and self._process.returncode is None else None
         return Health(
-            state=_HEALTH[self._state],
+            state=HEALTH[self._state],
             detail=self._detail(answered),
             pid=None if running is None else running.pid,
             restarts=self._restarts.deaths,
@@ -184,47 +127,7 @@ class WorkerBackend(Backend):
 
     # --- start and stop ---------------------------------------------------------------------------------------
 
-    async def start(self, report: Report) -> None:
-        self._go("loading", "its model is being loaded")
-        self._report, self._restarts, self._died = report, RestartPolicy(), asyncio.Event()
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        try:
-            await self._launch()
-        except BaseException as exc:
-            if self._state == "loading":
-                self._go("stopped", "it could not be started")
-            elif isinstance(exc, VestalError):
-                raise self._stopped_while_loading() from None
-            raise
-        self._first_load = clock() - begun
-        if self._state != "loading":  # stopped between the worker's last word and this one
-            raise self._stopped_while_loading()
-        self._serve()
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"worker {self.name}")
-
-    def _stopped_while_loading(self) -> BackendUnavailable:
-        return BackendUnavailable(f"backend {self.name!r} was stopped while it was loading")
-
-    async def stop(self, timeout: float) -> None:
-        deadline = asyncio.get_running_loop().time() + timeout
-        if self._state == "stopped":
-            return
-        self._go("stopping", "it was stopped")
-        if self._channel is not None:
-            self._channel.fail(lambda: BackendUnavailable(f"backend {self.name!r} was stopped during the request"))
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-        await self._end_worker(deadline)
-        if self._supervisor is not None:
-            clock = asyncio.get_running_loop().time
-            await asyncio.wait((self._supervisor,), timeout=max(deadline - clock(), 0.1))
-            self._supervisor = None
-        if self._state == "stopping":  # of two stops at once the other has not been here
-            self._go("stopped", "it was stopped")
-            self._report = _nobody
-
-    async def _end_worker(self, deadline: float) -> None:
+    async def _end(self, deadline: float) -> None:
         """Ask, insist, kill: each within its part of what is left until `deadline`."""
         process, channel = self._process, self._channel
         if process is None or channel is None:
@@ -279,10 +182,6 @@ class WorkerBackend(Backend):
                 hint="the machine is overloaded, or something holds the process: see what it waits for",
             )
 
-    def _serve(self) -> None:
-        self._restarts.serving(asyncio.get_running_loop().time())
-        self._go("ready", "")
-
     # --- what the worker does by itself -----------------------------------------------------------------------
 
     def _on_progress(self, percent: float, detail: str) -> None:
@@ -305,48 +204,16 @@ class WorkerBackend(Backend):
             channel.loaded.set_exception(VestalError(cause, hint=hint))
         elif self._state == "ready":
             self._down(cause)
-            channel.fail(lambda: self._crash(cause))
+            self._abandon(lambda: self._crash(cause))
 
-    def _diagnosis(self, process: Process, fault: str, doing: str) -> str:
-        if not fault and process.collect(EXIT_PATIENCE):
-            fault = describe_exit(process.returncode or 0, doing)
-        known = explain(self.causes, process.stderr.lines)
-        return f"the worker of backend {self.name!r} {fault or 'closed its pipe'}{known and f' ({known})'}"
+    def _abandon(self, error: Callable[[], WireError]) -> None:
+        if self._channel is not None:
+            self._channel.fail(error)
 
-    def _crash(self, cause: str) -> BackendCrashed:
-        return BackendCrashed(
-            cause,
-            hint="the request can be sent again when the backend is ready",
-            details={"backend": self.name},
-        )
-
-    def _down(self, cause: str) -> None:
-        """Stop serving; the policy says whether there will be another worker."""
-        policy, self._percent = self._restarts, 0.0
-        self._pause = policy.died(asyncio.get_running_loop().time())
-        if self._pause is None:
-            cause += f"; given up after {policy.LIMIT} restarts in {policy.WINDOW:g} s, restart the backend by hand"
-        self._go("recovering" if self._pause is not None else "failed", cause)
-        self._tell(Unavailable(cause, recovering=self._pause is not None))
-        self._died.set()
-
-    async def _supervise(self) -> None:
-        try:
-            while True:
-                await self._until_death()
-                self._died.clear()
-                if self._process is not None and self._channel is not None:
-                    await self._process.ended()
-                    await self._channel.closed()
-                if self._pause is None:
-                    return
-                await asyncio.sleep(self._pause)
-                await self._restart()
-        finally:
-            if self._state != "stopping" and self._process is not None:
-                # The loop is being closed and nobody called `stop`: there is no later to reap it in.
-                self._process.kill()
-                self._process.collect(KILL_PATIENCE)
+    async def _buried(self) -> None:
+        await super()._buried()
+        if self._channel is not None:
+            await self._channel.closed()
 
     async def _until_death(self) -> None:
         channel, patience = self._channel, self._rules.heartbeat_seconds
@@ -360,40 +227,3 @@ class WorkerBackend(Backend):
         if channel is None or self._state != "ready":
             return True  # it is being ended, or has been: nothing to ask
         return await channel.ping(timeout) is not None or self._state != "ready"
-
-    async def _restart(self) -> None:
-        patience = max(RELOAD_LEAST, RELOAD_FACTOR * self._first_load)
-        try:
-            async with asyncio.timeout(patience):
-                await self._launch()
-        except TimeoutError:
-            self._down(f"the worker of backend {self.name!r} was started again and not loaded within {patience:.0f} s")
-        except VestalError as error:
-            self._down(str(error))
-        except Exception as exc:  # an adapter's hook is broken: said, and tried again like any failure
-            self._down(f"backend {self.name!r} could not be restarted: {type(exc).__name__}")
-        else:
-            self._serve()
-            self._tell(Ready())
-
-    # --- bookkeeping ------------------------------------------------------------------------------------------
-
-    def _go(self, state: State, reason: str) -> None:
-        if state not in _NEXT[self._state]:
-            raise InternalError(f"backend {self.name!r} cannot go from {self._state} to {state}")
-        self._state, self._reason = state, reason
-
-    def _tell(self, event: Loading | Ready | Unavailable) -> None:
-        try:
-            self._report(event)
-        except Exception as exc:  # the listener's bug must not stop supervision, nor be blamed on the worker
-            context = {"message": f"report of backend {self.name!r} failed", "exception": exc}
-            asyncio.get_running_loop().call_exception_handler(context)
-
-    def __repr__(self) -> str:
-        process = "no process" if self._process is None else repr(self._process)
-        return f"<{type(self).__name__} {self.name!r} {self._state}, slots={self.capabilities.slots}, {process}>"
-
-
-def _nobody(event: Loading | Ready | Unavailable) -> None:
-    """Nobody listens before `start` and after `stop`."""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.adapters.remote import model
+from tests.adapters.remote.anthropic import model as anthropic
+from tests.adapters.remote.ollama import model as ollama
 from tests.adapters.remote.web import Server
+from tests.adapters.server import real
 from vestal.backend import Backend
 from vestal.testing import CHECKS, Report, check_backend
 from vestal_adapters.echo import EchoBackend, EchoOptions
 from vestal_adapters.llamacpp.backend import LlamaCppBackend
 from vestal_adapters.llamacpp.options import LlamaCppOptions
+from vestal_adapters.remote.anthropic.backend import AnthropicBackend
+from vestal_adapters.remote.anthropic.options import AnthropicOptions
+from vestal_adapters.remote.ollama.backend import OllamaBackend
+from vestal_adapters.remote.ollama.options import OllamaOptions
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
 
@@ -83,3 +92,34 @@ def test_openai_with_an_embedding_model() -> None:
             return await check_backend(lambda: OpenAIBackend("vectors", options))
 
     assert asyncio.run(check()).passed >= ALWAYS
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("profile", real.PROFILES)
+def test_server(profile: str, model_home: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VESTAL_HOME", str(model_home))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_dir))
+    slots = 2 if profile == "llama-server" else 1
+    report = checked(lambda: real.made(profile, slots=slots), patience=60)
+    assert report.passed >= ALWAYS | (ANSWERING - {"concurrency", "options"}) | {"context_overflow"}
+
+
+def test_anthropic() -> None:
+    async def check() -> Report:
+        async with Server(anthropic.serve) as server:
+            options = AnthropicOptions(model="small", base_url=server.url, slots=3)
+            return await check_backend(lambda: AnthropicBackend("cloud", options))
+
+    assert asyncio.run(check()).passed >= ALWAYS | ANSWERING | {"context_overflow", "response_format", "tool_choice"}
+
+
+@pytest.mark.parametrize("shown", [ollama.SHOWN, ollama.VECTORS], ids=["chat", "vectors"])
+def test_ollama(shown: dict[str, Any]) -> None:
+    async def check() -> Report:
+        async with Server(ollama.chat_like(None, shown=shown)) as server:
+            options = OllamaOptions(base_url=server.url.removesuffix("/v1"), slots=3)
+            return await check_backend(lambda: OllamaBackend("local", options))
+
+    more = ANSWERING | {"context_overflow", "response_format", "tool_choice"} if shown is ollama.SHOWN else set()
+    assert asyncio.run(check()).passed >= ALWAYS | more

@@ -8,23 +8,20 @@ from typing import Any
 
 import pytest
 
+from tests.adapters.remote.started import started
 from tests.adapters.remote.web import Server
-from vestal.backend import Loading, Ready, Unavailable
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
 
 
 @asynccontextmanager
 async def _serving(answer: Any, **options: Any) -> AsyncGenerator[tuple[OpenAIBackend, Server, list[Any]]]:
-    reports: list[Loading | Ready | Unavailable] = []
-    async with Server(answer) as server:
-        table = {"preset": "vllm", "model": "small", "base_url": server.url} | options
-        backend = OpenAIBackend("cluster", OpenAIOptions(**table))
-        try:
-            await backend.start(reports.append)
-            yield backend, server, reports
-        finally:
-            await backend.stop(5)
+    def make(url: str) -> OpenAIBackend:
+        table = {"preset": "vllm", "model": "small", "base_url": url} | options
+        return OpenAIBackend("cluster", OpenAIOptions(**table))
+
+    async with started(answer, make) as (backend, server, reports):
+        yield backend, server, reports
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from typing import Any
 
+from tests.adapters.remote.echoing import echoed
 from tests.adapters.remote.web import Asked, chunk, done, sse
 
 __all__ = ["CONTEXT", "serve"]
@@ -37,13 +36,8 @@ async def _chat(asked: Asked, body: dict[str, Any]) -> None:
         return
     pieces, finish = _said(body)
     await asked.stream(sse(chunk(role="assistant")))
-    for piece in pieces:
-        if asked.gone.is_set():
-            return
-        await asked.more(sse(piece))
-        await asyncio.sleep(0)
-    await asked.more(sse(chunk(finish=finish), *done(prompt, len(pieces))))
-    await asked.end_stream()
+    end = [chunk(finish=finish), *done(prompt, len(pieces))]
+    await asked.one_by_one(sse(piece) for piece in [*pieces, *end])
 
 
 def _said(body: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
@@ -55,16 +49,13 @@ def _said(body: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         return [first, *rest], "tool_calls"
     if "response_format" in body:
         return [chunk(json.dumps({"ok": True}))], "stop"
-    words = re.findall(r"\s*\S+", _last(body))
-    for index, word in enumerate(words):
-        if any(stop in word for stop in body.get("stop", ())):
-            return [chunk(word) for word in words[:index]], "stop"
-    limit = body.get("max_tokens", body.get("max_completion_tokens", len(words)))
-    pieces = [chunk(word) for word in words[:limit]]
+    limit = body.get("max_tokens", body.get("max_completion_tokens"))
+    words, reason = echoed(_last(body), body.get("stop"), limit)
+    pieces = [chunk(word) for word in words]
     if "logprobs" in body:
-        for word, piece in zip(words, pieces, strict=False):
+        for word, piece in zip(words, pieces, strict=True):
             piece["choices"][0]["logprobs"] = {"content": [{"token": word, "logprob": -0.5, "top_logprobs": []}]}
-    return pieces, "length" if limit < len(words) else "stop"
+    return pieces, "length" if reason == "length" else "stop"
 
 
 def _last(body: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ from vestal.values import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from vestal_adapters.remote.openai.asking import THINKING_LEFT_OUT, chat_body, notices_of
+from vestal_adapters.remote.openai.asking import chat_body, notices_of
 from vestal_adapters.remote.openai.presets import PRESETS, PresetName
+from vestal_adapters.remote.requests import THINKING_LEFT_OUT
 
 TOOL = Tool("lamp", {"type": "object"}, "Switch it.")
 SCHEMA = {"type": "object"}

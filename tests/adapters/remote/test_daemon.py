@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import vestal
+from tests.adapters.remote.anthropic import model as anthropic
+from tests.adapters.remote.ollama import model as ollama
 from tests.adapters.remote.web import Asked, Server, chat_like, chunk, sse
 from tests.e2e.harness import Daemon, toml
 
@@ -80,3 +82,24 @@ def test_a_server_that_dies_in_the_middle_costs_one_error_and_the_next_request_i
             again = client.generate("Hi")
         assert again.text == "alive"
         assert [notice.code for notice in again.notices] == ["usage_estimated"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "serve", "path"), [("anthropic", anthropic.serve, "/v1"), ("ollama", ollama.serve, "")]
+)
+def test_an_app_is_answered_by_other_apis_in_the_same_words(
+    short_dir: Path, adapter: str, serve: Any, path: str
+) -> None:
+    with running(serve) as server:
+        url = f"http://127.0.0.1:{server.port}{path}"
+        daemon = Daemon(short_dir, toml({"name": "other", "adapter": adapter, "model": "small", "base_url": url}))
+        try:
+            with vestal.Client(runtime_dir=daemon.ready().runtime_dir) as client:
+                answer = client.generate("Hello there")
+                with pytest.raises(vestal.ContextOverflow):
+                    client.generate("x " * (anthropic.CONTEXT + 1))
+            assert (answer.text, answer.backend) == ("Hello there", "other")
+            assert (answer.usage.input_tokens, answer.usage.output_tokens) == (2, 2)
+            assert daemon.stop() == 0
+        finally:
+            daemon.kill()

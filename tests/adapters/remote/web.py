@@ -45,14 +45,23 @@ class Asked:
         }
         await self.send(head(status, **headers), data)
 
-    async def stream(self, *pieces: bytes) -> None:
-        """Pieces of an event stream, chunked; the caller may send more, and `end_stream`."""
-        await self.send(head(200, **{"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}))
+    async def stream(self, *pieces: bytes, kind: str = "text/event-stream") -> None:
+        """Pieces of a stream, chunked; the caller may send more, and `end_stream`."""
+        await self.send(head(200, **{"Content-Type": kind, "Transfer-Encoding": "chunked"}))
         await self.more(*pieces)
 
     async def more(self, *pieces: bytes) -> None:
-        for piece in pieces:
+        for piece in filter(None, pieces):  # a chunk of nothing would be the end
             await self.send(f"{len(piece):x}\r\n".encode(), piece, b"\r\n")
+
+    async def one_by_one(self, pieces: Iterable[bytes]) -> None:
+        """The rest of a stream, a chunk at a time, while there is a client."""
+        for piece in pieces:
+            if self.gone.is_set():
+                return
+            await self.more(piece)
+            await asyncio.sleep(0)  # whoever reads may leave now
+        await self.end_stream()
 
     async def end_stream(self) -> None:
         await self.send(b"0\r\n\r\n")

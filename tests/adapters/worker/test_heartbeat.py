@@ -13,7 +13,7 @@ import pytest
 
 from vestal.backend import GenerateRequest, Ready, Unavailable
 from vestal.errors import BackendCrashed, VestalError
-from vestal_adapters.worker import host
+from vestal_adapters.worker import host, supervision
 from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.process import Process
 
@@ -124,8 +124,8 @@ def test_a_worker_that_never_speaks_is_given_up(
 def test_a_worker_that_hangs_while_it_is_loaded_again_is_ended(
     run: Any, watched: Any, reports: type[Reports], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "RELOAD_LEAST", 1.0)
-    monkeypatch.setattr(host, "RELOAD_FACTOR", 0)
+    monkeypatch.setattr(supervision, "RELOAD_LEAST", 1.0)
+    monkeypatch.setattr(supervision, "RELOAD_FACTOR", 0)
 
     async def main() -> None:
         backend, heard = watched(), reports()

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta, Struct
 
-from vestal.backend import EndEvent, TextEvent, ThinkingEvent, TokenEventV2, ToolUseEvent
-from vestal.errors import BackendCrashed, BackendRefused, WireError
-from vestal.values import Notice, StopReason, TokenLogprob, TopLogprob, Usage
-from vestal_adapters.remote.key import Key
-from vestal_adapters.remote.refusals import Refusal, one_line, refused, words_of
+from vestal.backend import EndEvent, TextEvent, TokenEventV2, ToolUseEvent
+from vestal.errors import BackendRefused, WireError
+from vestal.values import StopReason, TokenLogprob, TopLogprob, Usage
+from vestal_adapters.remote.streamed import Call, StreamedAnswer
 
 __all__ = ["ChatAnswer"]
 
@@ -26,12 +24,6 @@ _REASONS: dict[str, StopReason] = {
     "content_filter": "refused",
 }  # fmt: skip
 _FAILURES = ("error", "abort")  # reasons to finish that are none
-_CHARS_PER_TOKEN = 4
-_THINKING_LEFT_OUT = Notice("thinking_left_out", "the model thought before it answered; its thinking was left out")
-_ESTIMATED = Notice(
-    "usage_estimated",
-    "the server told no usage: output tokens are the pieces it sent, input tokens a quarter of the characters",
-)
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -92,46 +84,18 @@ class _Chunk(Struct):
     error: Any = None
 
 
-class _Call(Struct):
-    """A call whose pieces are still coming."""
+class ChatAnswer(StreamedAnswer):
+    """One answer."""
 
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
-    pieces: int = 0
-
-
-class ChatAnswer:
-    """One answer. `ended` once there is nothing more to come; `left` says what is missing if the stream ends before."""
-
-    def __init__(
-        self,
-        backend: str,
-        *,
-        v2: bool,
-        prompt_size: int,
-        notices: list[Notice] | None = None,
-        key: Key | None = None,
-    ) -> None:
-        self._backend = backend
-        self._v2 = v2
-        self._prompt_size = prompt_size
-        self._notices = list(notices or ())
-        self._key = key
-        self._reason: str | None = None
-        self._met_stop = False
-        self._refused = False
-        self._usage: _Usage | None = None
-        self._calls: dict[int, _Call] = {}
-        self._pieces = 0
-        self.ended = False
+    _met_stop = False
+    _refused = False
+    _usage: _Usage | None = None
 
     def feed(self, data: str) -> list[TokenEventV2]:
-        """The events that one event of the stream makes. Raises `WireError`."""
         if data.strip() == _DONE:
             self.ended = True
             return self._end()
-        chunk = self._decoded(data)
+        chunk = self._decoded(data, _Chunk)
         if chunk.error is not None:
             raise self._failed(chunk.error)
         self._usage = chunk.usage or self._usage
@@ -144,34 +108,16 @@ class ChatAnswer:
         return events
 
     def cut_off(self) -> WireError:
-        """The error for a stream that came to an orderly end here.
-
-        llama_cpp.server answers so, with 200 and nothing more, when a prompt does not fit.
-        """
+        """llama_cpp.server answers with 200 and nothing more when a prompt does not fit."""
         if not self._pieces and self._reason is None:
             return BackendRefused(
                 f"the server of backend {self._backend!r} ended its answer before it began",
                 hint="its log may say why; some servers do so when the prompt does not fit their context",
                 details={"backend": self._backend},
             )
-        return BackendCrashed(
-            f"the server of backend {self._backend!r} ended its answer without the end marker, "
-            f"after {self._pieces} pieces",
-            details={"backend": self._backend},
-        )
+        return super().cut_off()
 
     # --- pieces -----------------------------------------------------------------------------------------------
-
-    def _decoded(self, data: str) -> _Chunk:
-        try:
-            return msgspec.json.decode(data, type=_Chunk)
-        except (msgspec.DecodeError, RecursionError) as exc:
-            shown = one_line(self._key.masked(str(exc)) if self._key else str(exc))
-            raise BackendCrashed(
-                f"the server of backend {self._backend!r} sent what is not a chunk of an answer: {shown}",
-                details={"backend": self._backend},
-                retryable=False,
-            ) from None
 
     def _said(self, delta: _Delta, logprobs: _Logprobs | None) -> list[TokenEventV2]:
         events: list[TokenEventV2] = []
@@ -188,16 +134,8 @@ class ChatAnswer:
             self._add(piece)
         return events
 
-    def _thought(self, text: str) -> list[TokenEventV2]:
-        self._pieces += 1
-        if self._v2:
-            return [ThinkingEvent(text)]
-        if _THINKING_LEFT_OUT not in self._notices:
-            self._notices.append(_THINKING_LEFT_OUT)
-        return []
-
     def _add(self, piece: _CallPiece) -> None:
-        call = self._calls.setdefault(piece.index, _Call())
+        call = self._calls.setdefault(piece.index, Call())
         call.pieces += 1
         self._pieces += 1
         call.id = piece.id or call.id
@@ -218,10 +156,7 @@ class ChatAnswer:
 
     def _stop_reason(self, called: bool) -> StopReason:
         """`called` decides about tools: some servers say `stop` after a call, and a broken call is none."""
-        reason = _REASONS.get(str(self._reason))
-        if reason is None:
-            told = one_line(str(self._reason), 64)
-            self._notices.append(Notice("unknown_stop_reason", f"the server finished with {told!r}, shown as end"))
+        reason = self._meaning(_REASONS)
         if called and reason != "length":
             return "tool_use"
         if self._refused:
@@ -230,36 +165,12 @@ class ChatAnswer:
             return "stop_sequence"
         return reason if reason not in (None, "tool_use") else "end"
 
-    def _whole(self, call: _Call) -> TokenEventV2:
-        """The call, or its text if it was cut off or makes no sense: nobody guesses at arguments."""
-        try:
-            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            arguments = None
-        if arguments is not None and 0 < len(call.name) <= 256:
-            return ToolUseEvent((call.id or f"call_{call.name}")[:256], call.name, arguments, call.pieces)
-        why = "the model began a call of a tool that could not be read, which is in the text"
-        self._notices.append(Notice("tool_call_malformed", why))
-        return TextEvent(f"{call.name}({call.arguments})", call.pieces)
-
     def _used(self) -> Usage:
         if self._usage is None:
-            self._notices.append(_ESTIMATED)
-            return Usage(max(1, self._prompt_size // _CHARS_PER_TOKEN), 0, self._pieces)
+            return self._estimated()
         told = self._usage
         cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
         return Usage(told.prompt_tokens, min(cached or 0, told.prompt_tokens), told.completion_tokens)
-
-    def _failed(self, error: Any) -> WireError:
-        """An error that came after the answer had begun with 200."""
-        message, code = words_of(error)
-        status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
-        shown = one_line(self._key.masked(message) if self._key else message)
-        return refused(Refusal(status, shown, one_line(code, 64)), self._backend, self._key)
-
-    def __repr__(self) -> str:
-        state = "ended" if self.ended else "open"
-        return f"<ChatAnswer {state}, {self._pieces} pieces, {len(self._calls)} calls, reason {self._reason!r}>"
 
 
 def _logprobs(told: _Logprobs | None) -> tuple[TokenLogprob, ...]:

@@ -5,7 +5,6 @@ What the API has no place for is told in notices: thinking of earlier turns, whi
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import secrets
 from typing import Any
@@ -13,27 +12,30 @@ from typing import Any
 import msgspec
 
 from vestal.backend import GenerateRequest, GenerateRequestV2
-from vestal.errors import Unsupported
 from vestal.values import (
     Attachment,
     GenerateOptions,
     ImageBlock,
-    Message,
     MessageV2,
     NamedTool,
     Notice,
     TextBlock,
-    ThinkingBlock,
     Tool,
     ToolResultBlock,
     ToolUseBlock,
     blocks_text,
 )
 from vestal_adapters.remote.openai.presets import Preset
+from vestal_adapters.remote.requests import (
+    THINKING_LEFT_OUT,
+    image_text,
+    result_text,
+    thinking_of_earlier_turns,
+    unsupported,
+)
 
-__all__ = ["THINKING_LEFT_OUT", "chat_body", "notices_of", "prompt_size"]
+__all__ = ["chat_body", "notices_of"]
 
-THINKING_LEFT_OUT = Notice("thinking_left_out", "this API takes no thinking of earlier turns; it was left out")
 _SALT = secrets.token_bytes(32)
 """What a server is told of a caller, it cannot be told by anybody who merely knows a uid."""
 
@@ -54,17 +56,7 @@ def chat_body(request: GenerateRequest | GenerateRequestV2, preset: Preset, mode
 
 def notices_of(request: GenerateRequest | GenerateRequestV2) -> list[Notice]:
     """What of the request did not go out."""
-    if isinstance(request, GenerateRequest):
-        return []
-    thought = any(isinstance(block, ThinkingBlock) for turn in request.messages for block in turn.content)
-    return [THINKING_LEFT_OUT] if thought else []
-
-
-def prompt_size(request: GenerateRequest | GenerateRequestV2) -> int:
-    """Characters of text in the conversation."""
-    return sum(
-        len(turn.content) if isinstance(turn, Message) else len(blocks_text(turn.content)) for turn in request.messages
-    )
+    return [THINKING_LEFT_OUT] if thinking_of_earlier_turns(request) else []
 
 
 def _options(options: GenerateOptions, preset: Preset) -> dict[str, Any]:
@@ -74,7 +66,7 @@ def _options(options: GenerateOptions, preset: Preset) -> dict[str, Any]:
         if value is not None and value != []:
             body[field] = value
     if len(options.stop) > preset.most_stops:
-        raise _unsupported("stop", f"takes {preset.most_stops} stop strings, not {len(options.stop)}")
+        raise unsupported("stop", f"takes {preset.most_stops} stop strings, not {len(options.stop)}")
     if options.grammar is not None and preset.grammar is not None:
         body[preset.grammar] = options.grammar
     if options.logprobs is not None:
@@ -98,7 +90,7 @@ def _cache(scope: str | None, preset: Preset) -> dict[str, Any]:
     if scope is None and preset.cache == "switch":
         return {"cache_prompt": False}
     if scope is None:
-        raise _unsupported("cache", "cannot keep a prompt out of its cache")
+        raise unsupported("cache", "cannot keep a prompt out of its cache")
     return {}
 
 
@@ -107,7 +99,7 @@ def _thinking(request: GenerateRequestV2, preset: Preset) -> dict[str, Any]:
     if level == "auto" or preset.thinking is None:
         return {}
     if level not in preset.efforts:
-        raise _unsupported("thinking", f"has no level {level!r}; it has {', '.join(['auto', *preset.efforts])}")
+        raise unsupported("thinking", f"has no level {level!r}; it has {', '.join(['auto', *preset.efforts])}")
     return {preset.thinking: preset.efforts[level]}
 
 
@@ -117,7 +109,7 @@ def _tools(request: GenerateRequestV2, preset: Preset) -> dict[str, Any]:
         return {}
     if choice in ("required",) or isinstance(choice, NamedTool):
         if not preset.required_calls:
-            raise _unsupported("tool_choice", "cannot be made to call a tool")
+            raise unsupported("tool_choice", "cannot be made to call a tool")
     elif choice == "none" and not preset.required_calls:
         return {}  # a tool that it is not shown it cannot call
     named = {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
@@ -153,17 +145,11 @@ def _call(block: ToolUseBlock) -> dict[str, Any]:
 
 
 def _result(block: ToolResultBlock) -> dict[str, Any]:
-    content = f"Error: {block.content}" if block.is_error else block.content  # the API has no field for it
-    return {"role": "tool", "tool_call_id": block.call_id, "content": content}
+    return {"role": "tool", "tool_call_id": block.call_id, "content": result_text(block)}
 
 
 def _part(block: TextBlock | ImageBlock, attachments: list[Attachment]) -> dict[str, Any]:
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
-    image = attachments[block.attachment]
-    data = base64.b64encode(image.data).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:{image.media_type};base64,{data}"}}
-
-
-def _unsupported(option: str, cannot: str) -> Unsupported:
-    return Unsupported(f"this model's server {cannot}", details={"option": option})
+    media_type, data = image_text(block, attachments)
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}

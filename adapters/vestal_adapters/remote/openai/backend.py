@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import aclosing
-from typing import Any, ClassVar, TypeVar, cast
+from collections.abc import AsyncGenerator
+from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 from vestal.backend import (
@@ -13,24 +12,20 @@ from vestal.backend import (
     EmbedResult,
     GenerateRequest,
     GenerateRequestV2,
-    TokenEvent,
-    TokenEventV2,
 )
-from vestal.errors import Unsupported, WireError
 from vestal.values import Capabilities
-from vestal_adapters.remote.backend import PROBE_TIMEOUT, RemoteBackend
+from vestal_adapters.remote.backend import PROBE_TIMEOUT, RemoteBackend, if_there
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.openai.answers import ChatAnswer
-from vestal_adapters.remote.openai.asking import chat_body, notices_of, prompt_size
+from vestal_adapters.remote.openai.asking import chat_body, notices_of
 from vestal_adapters.remote.openai.listing import Listing, capabilities_of, chosen
 from vestal_adapters.remote.openai.options import OpenAIOptions
 from vestal_adapters.remote.openai.vectors import EmbeddingPage, embeddings_body, vectors_of
+from vestal_adapters.remote.requests import prompt_size
+from vestal_adapters.remote.sse import Event
+from vestal_adapters.remote.streamed import StreamedAnswer
 
 __all__ = ["OpenAIBackend"]
-
-T = TypeVar("T")
-
-_ABSENT = (404, 405, 501)  # a page that this server does not have
 
 
 class OpenAIBackend(RemoteBackend):
@@ -48,12 +43,12 @@ class OpenAIBackend(RemoteBackend):
         """It is healthy, lists the model, and, when an embedding model loads, embeds."""
         options, preset = self._chosen, self._chosen.dialect
         if preset.health is not None:
-            await _if_there(upstream.alive(preset.health, timeout=PROBE_TIMEOUT), None)
+            await if_there(upstream.alive(preset.health, timeout=PROBE_TIMEOUT), None)
         entry = chosen(await upstream.get("models", Listing, timeout=PROBE_TIMEOUT), options.model, self.name)
         details: dict[str, Any] = {}
         if preset.details is not None:
             path = preset.details.format(model=quote(entry["id"], safe=""))
-            details = await _if_there(upstream.get(path, dict[str, Any], timeout=PROBE_TIMEOUT), details)
+            details = await if_there(upstream.get(path, dict[str, Any], timeout=PROBE_TIMEOUT), details)
         dimensions = self.capabilities.embedding_dimensions
         if options.kind == "embeddings" and self.loading:
             dimensions = await self._dimensions(upstream, entry["id"])
@@ -66,31 +61,18 @@ class OpenAIBackend(RemoteBackend):
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
-        return self._stream(request)  # type: ignore[return-value]  # v1 answers hold no event of v2
-
-    def generate_v2(self, request: GenerateRequestV2) -> AsyncIterator[TokenEventV2]:
-        return self._stream(request)
-
-    async def _stream(self, request: GenerateRequest | GenerateRequestV2) -> AsyncIterator[TokenEventV2]:
-        if self._chosen.kind != "chat":
-            raise Unsupported(f"backend {self.name!r} does not generate", details={"option": "generate"})
-        async with self.asking() as upstream:
-            body = chat_body(request, self._chosen.dialect, self.capabilities.model)
-            answer = ChatAnswer(
-                self.name,
-                v2=isinstance(request, GenerateRequestV2),
-                prompt_size=prompt_size(request),
-                notices=notices_of(request),
-                key=upstream.key,
-            )
-            async with aclosing(upstream.events("chat/completions", body)) as events:
-                async for event in events:
-                    for said in answer.feed(event.data):
-                        yield said
-                    if answer.ended:
-                        return
-            raise answer.cut_off()
+    def asked(
+        self, upstream: Upstream, request: GenerateRequest | GenerateRequestV2
+    ) -> tuple[AsyncGenerator[Event], StreamedAnswer]:
+        body = chat_body(request, self._chosen.dialect, self.capabilities.model)
+        answer = ChatAnswer(
+            self.name,
+            v2=isinstance(request, GenerateRequestV2),
+            prompt_size=prompt_size(request),
+            notices=notices_of(request),
+            key=upstream.key,
+        )
+        return upstream.events("chat/completions", body), answer
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         if self._chosen.kind != "embeddings":
@@ -99,13 +81,3 @@ class OpenAIBackend(RemoteBackend):
             body = embeddings_body(request, self._chosen.dialect, self.capabilities.model)
             page = await upstream.post("embeddings", body, EmbeddingPage)
             return vectors_of(page, request, self.capabilities.embedding_dimensions, self.name)
-
-
-async def _if_there(asking: Awaitable[T], absent: T) -> T:
-    """What a page says that not every server of this kind has."""
-    try:
-        return await asking
-    except WireError as exc:
-        if exc.details.get("status") in _ABSENT:
-            return absent
-        raise

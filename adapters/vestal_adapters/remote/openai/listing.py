@@ -10,13 +10,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from vestal.errors import ModelNotFound
 from vestal.values import Capabilities
+from vestal_adapters.remote.listing import count_at, first, picked, truth_at, value_at
 from vestal_adapters.remote.openai.options import OpenAIOptions
 
 __all__ = ["Listing", "capabilities_of", "chosen"]
-
-_MOST_NAMED = 8  # models that an error lists
 
 
 class Listing(Struct, frozen=True):
@@ -40,20 +38,7 @@ class _Said(Struct, frozen=True):
 def chosen(listing: Listing, model: str | None, backend: str) -> dict[str, Any]:
     """The entry of the configured model, or of the only one. Raises `ModelNotFound` listing what is served."""
     entries = {entry["id"]: entry for entry in listing.data if isinstance(entry.get("id"), str)}
-    for name in (model, f"{model}:latest"):  # Ollama's name for what was pulled without a tag
-        if name in entries:
-            return entries[name]
-    if model is None and len(entries) == 1:
-        return next(iter(entries.values()))
-    served = sorted(entries)
-    shown = ", ".join(served[:_MOST_NAMED]) + (f" and {len(served) - _MOST_NAMED} more" * (len(served) > _MOST_NAMED))
-    raise ModelNotFound(
-        f"the server of backend {backend!r} does not serve model {model!r}"
-        if model
-        else f"the server of backend {backend!r} serves {len(served)} models, and none is chosen",
-        hint=f"set model to one of those it serves: {shown}" if served else "it serves none: load one there",
-        details={"models": served[:_MOST_NAMED]},
-    )
+    return picked(entries, model, backend)
 
 
 def capabilities_of(
@@ -74,10 +59,10 @@ def capabilities_of(
         )
     return Capabilities(
         v2=True,
-        tools=_first(options.tools, said.tools, preset.tools),
-        vision=_first(options.vision, said.vision, False),
-        thinking=bool(preset.efforts) and _first(options.thinking, said.thinking, False),
-        json_schema=_first(options.json_schema, said.json_schema, preset.json_schema),
+        tools=first(options.tools, said.tools, preset.tools),
+        vision=first(options.vision, said.vision, False),
+        thinking=bool(preset.efforts) and first(options.thinking, said.thinking, False),
+        json_schema=first(options.json_schema, said.json_schema, preset.json_schema),
         grammar=preset.grammar is not None,
         logprobs=preset.logprobs,
         slots=options.slots,
@@ -88,13 +73,9 @@ def capabilities_of(
     )
 
 
-def _first(*words: bool | None) -> bool:
-    return next((word for word in words if word is not None), False)
-
-
 def _said(options: OpenAIOptions, entry: dict[str, Any], details: dict[str, Any]) -> _Said:
     preset = options.dialect
-    general = _Said(_count(entry, preset.context), _count(entry, preset.output))
+    general = _Said(count_at(entry, preset.context), count_at(entry, preset.output))
     if options.preset == "openrouter":
         return _openrouter(general, entry)
     if options.preset == "venice":
@@ -103,14 +84,15 @@ def _said(options: OpenAIOptions, entry: dict[str, Any], details: dict[str, Any]
         return _lmstudio(details)
     if options.preset == "llamacpp":
         return _Said(
-            _count(details, ("default_generation_settings", "n_ctx")), vision=_truth(details, ("modalities", "vision"))
+            count_at(details, ("default_generation_settings", "n_ctx")),
+            vision=truth_at(details, ("modalities", "vision")),
         )
     return general
 
 
 def _openrouter(general: _Said, entry: dict[str, Any]) -> _Said:
     takes = entry.get("supported_parameters")
-    sees = _at(entry, ("architecture", "input_modalities"))
+    sees = value_at(entry, ("architecture", "input_modalities"))
     if not isinstance(takes, list):
         return general
     return _Said(
@@ -126,7 +108,7 @@ def _openrouter(general: _Said, entry: dict[str, Any]) -> _Said:
 
 def _venice(general: _Said, entry: dict[str, Any]) -> _Said:
     def can(what: str) -> bool | None:
-        return _truth(entry, ("model_spec", "capabilities", what))
+        return truth_at(entry, ("model_spec", "capabilities", what))
 
     return _Said(
         general.context_length,
@@ -141,23 +123,7 @@ def _venice(general: _Said, entry: dict[str, Any]) -> _Said:
 def _lmstudio(details: dict[str, Any]) -> _Said:
     can = details.get("capabilities")
     return _Said(
-        _count(details, ("loaded_context_length",)) or _count(details, ("max_context_length",)),
+        count_at(details, ("loaded_context_length",)) or count_at(details, ("max_context_length",)),
         tools="tool_use" in can if isinstance(can, list) else None,
         vision=details["type"] == "vlm" if "type" in details else None,
     )
-
-
-def _at(value: Any, path: tuple[str, ...]) -> Any:
-    for step in path:
-        value = value.get(step) if isinstance(value, dict) else None
-    return value
-
-
-def _count(value: Any, path: tuple[str, ...]) -> int | None:
-    found = _at(value, path) if path else None
-    return found if isinstance(found, int) and found > 0 and not isinstance(found, bool) else None
-
-
-def _truth(value: Any, path: tuple[str, ...]) -> bool | None:
-    found = _at(value, path)
-    return found if isinstance(found, bool) else None

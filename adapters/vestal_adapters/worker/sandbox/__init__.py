@@ -17,7 +17,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from vestal.errors import VestalError
 from vestal_adapters.worker.sandbox import landlock, limits, seccomp
 from vestal_adapters.worker.sandbox.trees import readable_trees
 
-__all__ = ["LAYERS", "OFF", "Confinement", "SandboxMode", "confine"]
+__all__ = ["LAYERS", "OFF", "Confinement", "SandboxMode", "confine", "put_on"]
 
 SandboxMode = Literal["required", "best_effort", "off"]
 
@@ -96,7 +97,13 @@ def confine(mode: SandboxMode, files: Sequence[int] = (), memory: int | None = N
     if sys.platform == "linux":
         _be_alone()
         _prepare()
-    layers, missing = _put_on(Terms(files, memory))
+    terms = Terms(files, memory)
+    return put_on(mode, {name: partial(layer, terms) for name, layer in LAYERS.items()})
+
+
+def put_on(mode: SandboxMode, chosen: Mapping[str, Callable[[], str]]) -> Confinement:
+    """Put on these layers, in this order. `VestalError` if `mode` requires more than the kernel has."""
+    layers, missing = _put_on(chosen)
     if missing and mode == "required":
         raise VestalError(
             f"the sandbox cannot be put on: {', '.join(missing)}",
@@ -106,15 +113,15 @@ def confine(mode: SandboxMode, files: Sequence[int] = (), memory: int | None = N
     return Confinement(tuple(layers), tuple(missing))
 
 
-def _put_on(terms: Terms) -> tuple[list[str], list[str]]:
+def _put_on(chosen: Mapping[str, Callable[[], str]]) -> tuple[list[str], list[str]]:
     layers: list[str] = []
     missing: list[str] = []
-    for name, put_on in LAYERS.items():
+    for name, layer in chosen.items():
         if sys.platform != "linux":
             missing.append(f"{name}: the kernel is not Linux")
             continue
         try:
-            layers.append(put_on(terms))
+            layers.append(layer())
         except OSError as exc:
             missing.append(f"{name}: {exc.strerror}")
     return layers, missing

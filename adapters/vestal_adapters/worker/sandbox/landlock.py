@@ -13,23 +13,28 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from vestal_adapters.worker.sandbox.kernel import address, system_call
 
-__all__ = ["restrict", "version"]
+__all__ = ["LISTEN", "READ", "RUN", "restrict", "version"]
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
-_PATH_BENEATH = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
 
-_WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_SOCK = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 9
+READ = _READ_FILE | _READ_DIR
+RUN = _EXECUTE | _READ_FILE
+LISTEN = READ | _MAKE_SOCK | _REMOVE_FILE
 # How many of the rights over files each version knows; newer versions than the last have the same.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-_NET_SINCE, _NET = 4, 0b11  # to bind and to connect TCP
+_NET_SINCE, _NET, _BIND = 4, 0b11, 0b01  # to bind and to connect TCP
 _SCOPE_SINCE, _SCOPE = 6, 0b11  # abstract Unix sockets and signals of others
+_NOTHING: Mapping[Path, int] = MappingProxyType({})
 
 
 def version() -> int:
@@ -37,10 +42,13 @@ def version() -> int:
     return system_call(_CREATE_RULESET, 0, 0, _VERSION_FLAG)
 
 
-def restrict(trees: Iterable[Path], files: Iterable[int]) -> int:
+def restrict(
+    trees: Iterable[Path], files: Iterable[int], places: Mapping[Path, int] = _NOTHING, ports: Iterable[int] = ()
+) -> int:
     """Leave reading of `trees` and of the open `files`, and /dev/null; returns the version that did it.
 
-    `no_new_privs` must be set. Raises `OSError`.
+    `places` are paths with `READ`, `RUN` or `LISTEN` (to make Unix sockets in them), `ports` of TCP to be listened on:
+    both are for a program that is run afterwards. `no_new_privs` must be set. Raises `OSError`.
     """
     known = version()
     attributes = struct.pack(
@@ -53,9 +61,12 @@ def restrict(trees: Iterable[Path], files: Iterable[int]) -> int:
     buffer = ctypes.create_string_buffer(attributes)
     ruleset = system_call(_CREATE_RULESET, address(buffer), size, 0)
     try:
-        for tree in trees:
+        for path, rights in [*((tree, READ) for tree in trees), *places.items()]:
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # nothing can be read there anyway
-                _allow_path(ruleset, tree, _READ_FILE | _READ_DIR)
+                _allow_path(ruleset, path, rights)
+        for port in ports if known >= _NET_SINCE else ():
+            rule = ctypes.create_string_buffer(struct.pack("=QQ", _BIND, port))
+            system_call(_ADD_RULE, ruleset, _NET_PORT, address(rule), 0)
         for fd in files:
             _allow(ruleset, fd, _READ_FILE)
         _allow_path(ruleset, Path(os.devnull), _READ_FILE | _WRITE_FILE)

@@ -29,7 +29,7 @@ def hide() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def limit(memory: int | None) -> None:
+def limit(memory: int | None, files: int = OPEN_FILES) -> None:
     """No file grows, few are open; `memory` is the most bytes of private memory, `None` as many as there are.
 
     Not the address space (RLIMIT_AS): a mapped model counts there, and costs nothing that is not the page
@@ -37,7 +37,7 @@ def limit(memory: int | None) -> None:
     """
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    files = files if hard == resource.RLIM_INFINITY else min(files, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if memory is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["readable_trees"]
+__all__ = ["readable_trees", "without_homes"]
 
 
 def readable_trees() -> list[Path]:
-    """The import path, less what would open more than programs: a home directory, or what it lies in."""
+    """The import path, less what would open more than programs."""
+    return without_homes([Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_absolute()])
+
+
+def without_homes(trees: Iterable[Path]) -> list[Path]:
+    """Those that are neither this user's home directory nor what it lies in."""
     home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111  # Path.home() raises where there is none
-    found = [Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_absolute()]
-    return [tree for tree in found if not home.is_relative_to(tree)]
+    return [tree for tree in trees if not home.is_relative_to(tree)]

@@ -1,0 +1,1 @@
+"""Servers with the API that Anthropic began: messages of typed blocks, answered in an event stream of blocks."""
