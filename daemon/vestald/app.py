@@ -22,9 +22,10 @@ from vestald.config import Config, Sources
 from vestald.entrance.listener import Listener
 from vestald.entrance.sockets import RuntimeDir, refuse_foreign
 from vestald.failures import BackendAbandoned, BackendFailed
-from vestald.house import SERVER, House
+from vestald.house import House
 from vestald.metrics.endpoint import Endpoint
 from vestald.metrics.textfile import Textfile
+from vestald.reports import SERVER
 from vestald.serving.admin import AdminSession
 from vestald.serving.infer import EmbedSession, InferSession
 from vestald.serving.job import Ended

@@ -6,7 +6,6 @@ The house answers questions and counts; it opens no socket and starts nothing. `
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from vestal.connection import SocketKind
 from vestal.errors import ERROR_CLASSES, InvalidRequest, ShuttingDown, WireError
 from vestal.negotiation import Offer
 from vestal.values import LifecycleState, Usage
-from vestald import __version__, logs
+from vestald import logs
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.quota import Quotas
 from vestald.admission.scheduler import Scheduler
@@ -35,15 +34,13 @@ from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Meter, Metrics, readings
 from vestald.registry import build_backends
 from vestald.reloading import Change, Reload, prepared
+from vestald.reports import offer_of, queue_report, status_report
 from vestald.rules import Rules
 from vestald.serving.job import Job, Jobs
 from vestald.serving.session import Session
-from vestald.supervisor import Supervisor, Unit, health_of
-from vestald.surroundings import log_place, resident
+from vestald.supervisor import Supervisor, Unit
 
-__all__ = ["SERVER", "House", "StopRequest"]
-
-SERVER = f"vestald/{__version__}"
+__all__ = ["House", "StopRequest"]
 
 StopRequest = Callable[[float | None, str], None]
 """(deadline in seconds or None for the configured one, who asked)."""
@@ -80,33 +77,13 @@ class House:
         self._idle_exit = IdleExit(config.daemon.idle_exit, self._nobody_is_here)
         self._restarts: dict[str, asyncio.Task[None]] = {}
         self._now = time.monotonic
-        self._since = self._now()
+        self.since = self._now()
 
     # --- for every session ------------------------------------------------------------------------------------
 
     def offer(self, kind: SocketKind, session: str) -> Offer:
         """What a hello on `kind` is offered now. Version 2 of infer is there while a backend speaks it."""
-        units = self.supervisor.serving
-        speaks_v2 = kind != "infer" or any(unit.capabilities.v2 for unit in units)
-        return Offer(
-            server=SERVER,
-            session=session,
-            versions=(1, 2) if speaks_v2 else (1,),
-            limits=m.Limits(
-                frame=self.config.sockets.max_frame,
-                requests_per_connection=self.requests_per_connection,
-                queue_depth=self.config.admission.queue_depth,
-                per_caller=self.config.admission.per_caller,
-                connections_per_uid=self.places.per_uid,
-                connections=self.places.in_all,
-            ),
-            backends=[
-                m.BackendInfo(
-                    name=unit.name, model=unit.capabilities.model or unit.name, capabilities=unit.capabilities
-                )
-                for unit in units
-            ],
-        )
+        return offer_of(self, kind, session)
 
     @property
     def patient(self) -> bool:
@@ -214,62 +191,10 @@ class House:
         return self.machine.state
 
     async def status(self, id: int) -> m.StatusReport:
-        units = self.supervisor.units
-        return m.StatusReport(
-            id=id,
-            state=self.state,
-            pid=os.getpid(),
-            server=SERVER,
-            uptime_ms=round(1000 * (self._now() - self._since)),
-            runtime_dir=str(self.config.runtime_dir()),
-            sockets={kind: str(path) for kind, path in self.sockets.items()},
-            connections=len(self.sessions),
-            connection_limit=self.places.in_all,
-            backends=[await self._unit_status(unit) for unit in units],
-            waiting=self.generating.scheduler.waiting,
-            running=self.generating.scheduler.running,
-            queue_depth=self.config.admission.queue_depth,
-            audit=self.audit.status(),
-            memory_bytes=resident(os.getpid()),
-            log=log_place(),
-        )
-
-    async def _unit_status(self, unit: Unit) -> m.BackendStatus:
-        health = await health_of(unit)
-        lanes = [
-            lane for d in (self.generating, self.embedding) if (lane := d.scheduler.lanes.get(unit.name)) is not None
-        ]
-        return m.BackendStatus(
-            name=unit.name,
-            adapter=unit.adapter,
-            model=unit.capabilities.model,
-            state=unit.state,
-            percent=unit.percent if unit.state in ("starting", "loading") else None,
-            detail=unit.detail or health.detail,
-            slots=unit.capabilities.slots,
-            running=sum(len(lane.running) for lane in lanes),
-            waiting=sum(lane.waiting for lane in lanes),
-            restarts=health.restarts,
-            pid=health.pid,
-            sandbox=list(health.sandbox),
-            unsandboxed=list(health.unsandboxed),
-            capabilities=unit.capabilities if unit.state in ("ready", "unavailable") else None,
-            memory_bytes=resident(health.pid),
-        )
+        return await status_report(self, id)
 
     def queue(self, id: int) -> m.QueueReport:
-        positions = {
-            ticket.number: position
-            for dispatcher in (self.generating, self.embedding)
-            for ticket, position, _eta in dispatcher.scheduler.positions(self._now())
-        }
-        now = self._now()
-        return m.QueueReport(
-            id=id,
-            depth=self.generating.scheduler.waiting,
-            limit=self.config.admission.queue_depth,
-            entries=[job.entry(now, positions.get(job.number)) for job in self.jobs.all()],
-        )
+        return queue_report(self, id)
 
     def metrics_text(self) -> str:
         return self.metrics.text()
