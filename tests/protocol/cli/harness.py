@@ -138,6 +138,16 @@ class Terminal:
         self._seen = found.end()
         return found
 
+    def shows(self, text: str, within: float) -> bool:
+        """Read for at most so many seconds; whether `text` has been written by then."""
+        ends = time.monotonic() + within
+        while text not in self.raw:
+            left = ends - time.monotonic()
+            if left <= 0 or not select.select([self._master], [], [], left)[0]:
+                return False
+            assert self._read(), f"{text!r} never came: {self.raw!r}"
+        return True
+
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
