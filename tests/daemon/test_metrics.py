@@ -112,7 +112,7 @@ def test_two_daemons_in_one_process_do_not_share_their_counts() -> None:
 
 async def two_pieces(request: Any) -> AsyncIterator[Any]:
     yield TextEvent("one ")
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.03)  # the gap that is to be measured
     yield TextEvent("two")
     yield EndEvent("end", Usage(input_tokens=3, cached_tokens=1, output_tokens=2))
 

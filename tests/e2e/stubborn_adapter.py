@@ -72,7 +72,7 @@ class StubbornBackend(Backend):
                 await asyncio.get_running_loop().create_future()
             if self._stays_in == "close":
                 while True:  # it goes on making tokens until it is closed
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # its pace, not a wait for anything
                     yield TextEvent("more ")
         finally:
             if self._stays_in == "close":

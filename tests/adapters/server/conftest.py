@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.server.puppets import Reports, made, request
+from tests.adapters.reports import Reports
+from tests.adapters.server.puppets import made, request
 from vestal.backend import TextEvent
 from vestal_adapters.server.backend import ServerBackend
 from vestal_adapters.worker.restarts import RestartPolicy

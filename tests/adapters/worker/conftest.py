@@ -14,37 +14,19 @@ import msgspec
 import pytest
 import uvloop
 
-from vestal.backend import Backend, BackendOptions, GenerateRequest, Loading, Ready, Report, Unavailable
+from tests.adapters.reports import Reports
+from vestal.backend import Backend, BackendOptions, GenerateRequest, Report
 from vestal.values import GenerateOptions, Message
 from vestal_adapters.worker.host import WorkerBackend
 from vestal_adapters.worker.restarts import RestartPolicy
 
 HERE = Path(__file__).parent
-T = TypeVar("T")
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Any:
     """Runs a coroutine on either loop."""
     return request.param
-
-
-class Reports:
-    """What a backend reported, in order, and a way to wait for the next that matters."""
-
-    def __init__(self) -> None:
-        self.seen: list[Loading | Ready | Unavailable] = []
-        self._news: asyncio.Queue[Loading | Ready | Unavailable] = asyncio.Queue()
-
-    def __call__(self, event: Loading | Ready | Unavailable) -> None:
-        self.seen.append(event)
-        self._news.put_nowait(event)
-
-    async def until(self, kind: type[T]) -> T:
-        while True:
-            event = await self._news.get()
-            if isinstance(event, kind):
-                return event
 
 
 @pytest.fixture

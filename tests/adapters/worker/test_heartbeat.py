@@ -18,7 +18,8 @@ from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.process import Process
 
 if TYPE_CHECKING:
-    from tests.adapters.worker.conftest import PuppetBackend, Reports
+    from tests.adapters.reports import Reports
+    from tests.adapters.worker.conftest import PuppetBackend
 
 Ask = Callable[..., GenerateRequest]
 HEARTBEAT = 1.0

@@ -31,7 +31,8 @@ from vestal_adapters.worker.host import WorkerBackend
 from vestal_adapters.worker.process import Process
 
 if TYPE_CHECKING:
-    from tests.adapters.worker.conftest import PuppetBackend, Reports
+    from tests.adapters.reports import Reports
+    from tests.adapters.worker.conftest import PuppetBackend
 
 Ask = Callable[..., GenerateRequest]
 Serving = Callable[..., Any]

@@ -22,7 +22,8 @@ from vestal_adapters.echo import EchoBackend, EchoOptions
 from vestal_adapters.worker import wire
 
 if TYPE_CHECKING:
-    from tests.adapters.worker.conftest import PuppetBackend, Reports
+    from tests.adapters.reports import Reports
+    from tests.adapters.worker.conftest import PuppetBackend
 
 Ask = Callable[..., GenerateRequest]
 Gone = Callable[[int], bool]

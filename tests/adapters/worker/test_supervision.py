@@ -20,7 +20,8 @@ from vestal_adapters.worker import wire
 from vestal_adapters.worker.restarts import RestartPolicy
 
 if TYPE_CHECKING:
-    from tests.adapters.worker.conftest import PuppetBackend, Reports
+    from tests.adapters.reports import Reports
+    from tests.adapters.worker.conftest import PuppetBackend
 
 Ask = Callable[..., GenerateRequest]
 Serving = Callable[..., Any]
