@@ -146,7 +146,7 @@ class Channel(asyncio.Protocol):
 
     def _send(self, message: wire.HostMessage) -> None:
         if not self._open or self._transport is None:
-            raise BackendUnavailable("the worker is gone")
+            raise BackendUnavailable("the worker is gone", hint="retry when the backend is ready again: vestal status")
         self._transport.write(wire.encode(message))
 
     # --- what arrives -----------------------------------------------------------------------------------------
