@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from msgspec import Struct
+
 from vestal.backend import Backend
 from vestal.errors import ModelError, VestalError
 from vestal.models import CATALOG, Store, default_root
-from vestald.config import BackendTable, Config
+from vestald.config import BackendKeys, BackendTable, Config
 from vestald.config.backends import resolved
 from vestald.failures import BadConfiguration
 
-__all__ = ["build_backends", "configured_or_default"]
+__all__ = ["Declared", "build", "build_backends", "configured_or_default"]
 
 _DEFAULT_NAMES = {"chat": "chat", "embed": "vectors"}
 
 
-def build_backends(config: Config) -> list[tuple[str, Backend]]:
-    """(adapter, backend) for every configured table, or for the catalog models in the store if there is none.
+class Declared(Struct, frozen=True):
+    """A backend that the configuration declares, built and not started."""
+
+    table: BackendTable
+    keys: BackendKeys
+    backend: Backend
+
+
+def build_backends(config: Config) -> list[Declared]:
+    """Every configured backend, or one for each catalog model in the store if there is none.
 
     Raises `BadConfiguration` naming the line, the table, the key and what is legal.
     """
-    return [(table.adapter, _build(config, table)) for table in configured_or_default(config)]
+    return [build(config, table) for table in configured_or_default(config)]
 
 
 def configured_or_default(config: Config) -> tuple[BackendTable, ...]:
@@ -51,10 +61,11 @@ def _stored(store: Store, name: str) -> bool:
     return True
 
 
-def _build(config: Config, table: BackendTable) -> Backend:
-    cls, options = resolved(config, table)
+def build(config: Config, table: BackendTable) -> Declared:
+    """The backend of one table. Raises as `build_backends`."""
+    found = resolved(config, table)
     try:
-        return cls(table.name, options)
+        return Declared(table, found.keys, found.adapter(table.name, found.options))
     except (VestalError, ValueError) as exc:
         place = config.place(f"backend.{table.name}")
         raise BadConfiguration(f"{place}: backend {table.name}: {exc}") from exc

@@ -7,15 +7,16 @@ their states; a backend moves itself between ready and unavailable by calling th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from vestal.backend import Backend, Health, Loading, Ready, Unavailable
+from vestal.backend import Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
 from vestal.values import BackendState, Capabilities
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
 from vestald.lifecycle import BACKEND, Machine
+from vestald.registry import Declared
 
 __all__ = ["Supervisor", "Unit", "health_of"]
 
@@ -27,20 +28,28 @@ _LET_GO = 2.0  # seconds that an adapter may tidy up in after its call was cance
 class Unit:
     """One configured backend and what is known of it. `percent` counts while it loads."""
 
-    def __init__(self, adapter: str, backend: Backend, changed: Callable[[Unit], None]) -> None:
-        self.adapter = adapter
-        self.backend = backend
+    def __init__(self, declared: Declared, changed: Callable[[Unit], None]) -> None:
+        self.declared = declared
+        self.backend = declared.backend
         self.percent = 0.0
         self.detail = ""
         self.given_up = False  # unavailable, and not trying to come back
         self.served = False  # it has been ready once
         self.machine: Machine[BackendState] = Machine(
-            f"backend {backend.name}", BACKEND, "starting", lambda _before, _after: changed(self)
+            f"backend {self.name}", BACKEND, "starting", lambda _before, _after: changed(self)
         )
 
     @property
     def name(self) -> str:
-        return self.backend.name
+        return self.declared.table.name
+
+    @property
+    def adapter(self) -> str:
+        return self.declared.table.adapter
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        return self.declared.keys.aliases
 
     @property
     def state(self) -> BackendState:
@@ -58,10 +67,10 @@ class Unit:
 class Supervisor:
     """Starts, watches, restarts and stops the units. `changed(unit)` is called after every change of state."""
 
-    def __init__(self, backends: list[tuple[str, Backend]], events: EventHub, changed: Callable[[Unit], None]) -> None:
+    def __init__(self, backends: Sequence[Declared], events: EventHub, changed: Callable[[Unit], None]) -> None:
         self._events = events
         self._notify = changed
-        self.units = [Unit(adapter, backend, self._changed) for adapter, backend in backends]
+        self.units = [Unit(declared, self._changed) for declared in backends]
         self._calls: dict[asyncio.Task[None], Unit] = {}  # every `start` and `stop` that has not returned
 
     @property

@@ -164,7 +164,9 @@ class Loading(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True):
-    """The backend serves (again)."""
+    """The backend serves (again). `renewed`: by a new engine, to which the failures of the old one say nothing."""
+
+    renewed: bool = False
 
 
 class Unavailable(Struct, frozen=True):

@@ -58,7 +58,7 @@ class RequestState(Enum):
 def _generate_table() -> dict[tuple[RequestState, str], RequestState]:
     r = RequestState
     table: dict[tuple[RequestState, str], RequestState] = {}
-    for state in (r.GENERATE, r.QUEUED):
+    for state in (r.GENERATE, r.QUEUED, r.STARTED):  # a request that is retried waits and starts again
         table[state, "queued"] = r.QUEUED
         table[state, "started"] = r.STARTED
     for state in (r.GENERATE, r.STARTED, r.STREAMING):  # without `queue_events` the first token says it started
@@ -75,13 +75,15 @@ _ADMIN_ANSWERS = (
     "backends_report",
     "queue_report",
     "metrics_report",
+    "route_report",
     "reloaded",
     "acknowledged",
     "error",
 )
 
 _ADMIN_COMMANDS = (
-    "status", "backends", "queue", "cancel_request", "metrics", "drain", "undrain", "restart_backend", "reload", "stop",
+    "status", "backends", "queue", "cancel_request", "metrics", "drain", "undrain", "add_backend", "remove_backend",
+    "drain_backend", "undrain_backend", "restart_backend", "explain_route", "reload", "stop",
 )  # fmt: skip
 
 REQUEST: Mapping[tuple[RequestState, str], RequestState] = {

@@ -17,6 +17,7 @@ __all__ = [
     "AttachmentKind",
     "AudioBlock",
     "BackendState",
+    "BreakerState",
     "Capabilities",
     "ContentBlock",
     "ContextPolicy",
@@ -30,6 +31,8 @@ __all__ = [
     "Priority",
     "ResponseFormat",
     "Role",
+    "RoutePolicy",
+    "RouteVerdict",
     "StopReason",
     "TextBlock",
     "Thinking",
@@ -55,6 +58,9 @@ Thinking = Literal["auto", "off", "minimal", "low", "medium", "high", "xhigh"]
 AttachmentKind = Literal["image", "audio"]
 LifecycleState = Literal["starting", "loading", "ready", "draining", "stopping", "stopped", "failed"]
 BackendState = Literal["starting", "loading", "ready", "unavailable", "stopping", "stopped", "failed"]
+BreakerState = Literal["closed", "open", "half_open"]
+RoutePolicy = Literal["priority", "least_busy", "local_first"]
+RouteVerdict = Literal["chosen", "possible", "away", "cold", "lost", "draining", "loading", "incapable", "other_model"]
 
 MAX_ATTACHMENTS = 32
 MAX_GRAMMAR_BYTES = 64 * 1024
@@ -298,7 +304,6 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """What a backend can do. The defaults describe a text-only v1 backend with one slot.
 
     `context_length` and `max_output_tokens` are tokens; `None` is "no limit of its own". `options` names the
-    generate options, beyond those the daemon itself honours, that the backend honours.
     """
 
     generate: bool = True
@@ -317,6 +322,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_input_texts: Annotated[int, Meta(ge=1)] | None = None
     embedding_dimensions: Annotated[int, Meta(ge=1)] | None = None
+    embedding_batch: Annotated[int, Meta(ge=1)] | None = None
+    local: bool = False
     model: str = ""
     family: str = ""
     options: tuple[str, ...] = ("max_tokens",)

@@ -37,9 +37,10 @@ from vestal.connection import ClientConnection, SocketKind
 from vestal.values import Capabilities, Message, MessageV2, TextBlock, Usage
 from vestald import house
 from vestald.app import App
-from vestald.config import AdmissionConfig, AuditConfig, Config, DaemonConfig, Duration
+from vestald.config import AdmissionConfig, AuditConfig, BackendKeys, BackendTable, Config, DaemonConfig, Duration
+from vestald.registry import Declared
 
-__all__ = ["END", "Caller", "Scripted", "daemon", "scripted_backends"]
+__all__ = ["END", "Caller", "Scripted", "daemon", "declared", "scripted_backends"]
 
 END = EndEvent("end", Usage(1, 0, 1))
 Frame = TypeVar("Frame", bound=msgspec.Struct)
@@ -198,10 +199,15 @@ class Inside:
             caller.close()
 
 
+def declared(backend: Backend, **keys: Any) -> Declared:
+    """As if the configuration had a table for it; `keys` are the daemon's own."""
+    return Declared(BackendTable(backend.name, "scripted", keys), BackendKeys(**keys), backend)
+
+
 @contextmanager
 def scripted_backends(*backends: Backend) -> Iterator[None]:
     """Whatever the configuration says, these are the backends."""
-    with patch.object(house, "build_backends", lambda _config: [("scripted", backend) for backend in backends]):
+    with patch.object(house, "build_backends", lambda _config: [declared(backend) for backend in backends]):
         yield
 
 

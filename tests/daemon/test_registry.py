@@ -45,11 +45,11 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_backends_are_built_in_the_order_of_the_file_with_their_adapters_name() -> None:
     built = build_backends(config(("b", "echo", {"slots": 3}), ("a", "echo", {})))
-    assert [(adapter, backend.name, type(backend)) for adapter, backend in built] == [
+    assert [(one.table.adapter, one.backend.name, type(one.backend)) for one in built] == [
         ("echo", "b", EchoBackend),
         ("echo", "a", EchoBackend),
     ]
-    assert [backend.capabilities.slots for _, backend in built] == [3, 1]
+    assert [one.backend.capabilities.slots for one in built] == [3, 1]
 
 
 def test_the_adapters_of_this_distribution_are_found_and_are_backends() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.inside import Scripted
+from tests.daemon.inside import Scripted, declared
 from vestal.backend import Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
 from vestald.events import EventHub
@@ -24,7 +24,7 @@ class Watch:
         self.events: list[tuple[str, dict[str, Any]]] = []
         hub = EventHub()
         hub.subscribe(lambda _seq, kind, facts: self.events.append((kind, facts)))
-        self.supervisor = Supervisor([("scripted", b) for b in backends], hub, self._changed)
+        self.supervisor = Supervisor([declared(b) for b in backends], hub, self._changed)
 
     def _changed(self, unit: Unit) -> None:
         self.changes.append((unit.name, unit.state))

@@ -203,7 +203,7 @@ class Supervised(Backend):
             self._down(f"backend {self.name!r} could not be restarted: {type(exc).__name__}")
         else:
             self._serve()
-            self._tell(Ready())
+            self._tell(Ready(renewed=True))
 
     def _unready(self) -> BackendUnavailable:
         return BackendUnavailable(

@@ -17,12 +17,12 @@ from vestal.backend import Backend, BackendOptions
 from vestal.options import REQUIRED, Field, fields_of
 from vestald.adapters import adapter_class
 from vestald.config.faults import BadSettings, Fault, of_value, secret_flag, unknown
-from vestald.config.schema import BackendTable, Config, Origin
+from vestald.config.schema import BackendKeys, BackendTable, Config, Origin
 from vestald.config.table import Option, backend_option, plain
 from vestald.config.values import converted, from_text, kind_of, to_text
 from vestald.failures import BadConfiguration
 
-__all__ = ["Override", "faults_of", "options_in", "overridden", "resolved"]
+__all__ = ["Override", "Resolved", "faults_of", "keys_of", "options_in", "overridden", "resolved"]
 
 
 class Override(Struct, frozen=True):
@@ -33,8 +33,16 @@ class Override(Struct, frozen=True):
     origin: Origin
 
 
-def resolved(config: Config, table: BackendTable) -> tuple[type[Backend], BackendOptions]:
-    """The adapter of a table and its options, checked. Raises `BadSettings`."""
+class Resolved(Struct, frozen=True):
+    """A table that has met its adapter: what to make of it, and what the daemon itself is told of it."""
+
+    adapter: type[Backend]
+    options: BackendOptions
+    keys: BackendKeys
+
+
+def resolved(config: Config, table: BackendTable) -> Resolved:
+    """The adapter of a table and its keys, checked. Raises `BadSettings`."""
     try:
         cls = adapter_class(table.adapter)
     except BadConfiguration as error:
@@ -42,8 +50,10 @@ def resolved(config: Config, table: BackendTable) -> tuple[type[Backend], Backen
         raise BadSettings([Fault(place, f"backend {table.name}: {error.message}", error.hint or "")]) from error
     if faults := list(_faults(config, table, cls.Options)):
         raise BadSettings(faults)
+    own = {key: value for key, value in table.options.items() if key in BackendKeys.__struct_fields__}
+    others = {key: value for key, value in table.options.items() if key not in own}
     try:
-        return cls, msgspec.convert(table.options, cls.Options)
+        return Resolved(cls, msgspec.convert(others, cls.Options), msgspec.convert(own, BackendKeys))
     except msgspec.ValidationError as exc:  # what no key shows alone
         key = str(exc).partition(":")[0]
         named = key in {field.name for field in fields_of(cls.Options)}
@@ -65,11 +75,16 @@ def faults_of(config: Config) -> list[Fault]:
 
 def options_in(table: BackendTable) -> list[Option]:
     """The options of one table's adapter. Raises `BadConfiguration`."""
-    return [backend_option(table.name, field) for field in fields_of(adapter_class(table.adapter).Options)]
+    return [backend_option(table.name, field) for field in keys_of(adapter_class(table.adapter).Options)]
+
+
+def keys_of(options: type[BackendOptions]) -> list[Field]:
+    """Every key that the table of an adapter with these options may hold, beside `name` and `adapter`."""
+    return [*fields_of(BackendKeys), *fields_of(options)]
 
 
 def _faults(config: Config, table: BackendTable, options: type[BackendOptions]) -> Iterator[Fault]:
-    fields = {field.name: field for field in fields_of(options)}
+    fields = {field.name: field for field in keys_of(options)}
     for key, value in table.options.items():
         place, where = config.place(f"backend.{table.name}.{key}"), f"backend {table.name}.{key}"
         if key not in fields:

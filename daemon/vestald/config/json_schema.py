@@ -13,6 +13,7 @@ import msgspec
 
 from vestal.options import REQUIRED, Field, fields_of
 from vestald.adapters import adapter_class, installed
+from vestald.config.backends import keys_of
 from vestald.config.schema import Config
 from vestald.config.table import options_of
 from vestald.config.values import Duration, Mode, kind_of, to_text
@@ -59,7 +60,7 @@ def _backend(adapter: str) -> dict[str, Any]:
     made["properties"] = {
         "name": {"type": "string", "pattern": _NAME, "description": "the operator's name for it", "examples": ["chat"]},
         "adapter": {"const": adapter, "description": "what runs it"},
-        **{field.name: _field(field) for field in fields_of(options)},
+        **{field.name: _field(field) for field in keys_of(options)},
     }
     missing = [field.name for field in fields_of(options) if field.default is REQUIRED]
     return {**made, "required": ["name", "adapter", *missing]}

@@ -12,7 +12,7 @@ from vestal.options import REQUIRED, Field, fields_of
 from vestald.adapters import adapter_class, installed
 from vestald.config.explain import shown
 from vestald.config.reader import OWN_VARIABLES
-from vestald.config.schema import Config
+from vestald.config.schema import BackendKeys, Config
 from vestald.config.table import Option, backend_option, options_of
 from vestald.config.values import to_text
 
@@ -74,8 +74,9 @@ def _backends() -> Iterator[str]:
         "A table for each model. `name` is the operator's name for it (letters, digits, `.`, `_`, `-`), `adapter`\n"
         "says what runs it and so which other keys there are. The key `slots` of a backend `chat` is also\n"
         "`--backend-chat-slots` and `VESTAL_BACKEND_CHAT_SLOTS`; these change a table that the file has, and add\n"
-        "none. All of it takes a restart.\n"
+        "none. `vestal backend restart chat` starts one backend with what the file has now.\n"
     )
+    yield from _table(backend_option("NAME", field) for field in fields_of(BackendKeys))
     for adapter in adapters():
         yield f'### adapter = "{adapter}"\n'
         fields = sorted(fields_of(adapter_class(adapter).Options), key=lambda field: field.default is not REQUIRED)

@@ -16,6 +16,7 @@ from vestal.errors import ModelError
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal.options import LIVE, Trait, about
 from vestal.paths import default_runtime_dir
+from vestal.values import RoutePolicy
 from vestald.config.values import Duration, Mode
 from vestald.failures import BadConfiguration
 
@@ -23,16 +24,19 @@ __all__ = [
     "AccessConfig",
     "AdmissionConfig",
     "AuditConfig",
+    "BackendKeys",
     "BackendTable",
     "Config",
     "DaemonConfig",
     "MetricsConfig",
     "Origin",
+    "RouterConfig",
     "SocketsConfig",
 ]
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Tokens = Annotated[int, Meta(ge=0)]
+Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Weight = Annotated[float, Meta(ge=0.001, le=1000)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -50,6 +54,9 @@ class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
     idle_exit: Annotated[
         Duration | None, about("leave after so long without a connection; by default never", "10m")
     ] = None
+    probe_interval: Annotated[
+        Duration, about("how often each backend is asked whether it is well, beside what it tells", "1m"), LIVE
+    ] = Duration(30)
     log_level: Annotated[LogLevel, about("the least level that is logged", "debug"), LIVE, Trait(name="log-level")] = (
         "info"
     )
@@ -128,6 +135,32 @@ class AdmissionConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ] = {}
 
 
+class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[router]`: which of several backends takes a request, and which is not trusted with one for a while."""
+
+    policy: Annotated[
+        RoutePolicy,
+        about(
+            "which backend of those that can: the first in the file, the least busy one, or the first on this machine",
+            "least_busy",
+        ),
+        LIVE,
+    ] = "priority"
+    retry_before_first_token: Annotated[
+        int,
+        Meta(ge=0, le=1),
+        about("how often a request that fails before its first token is given to another backend", 1),
+        LIVE,
+    ] = 0
+    breaker_failures: Annotated[
+        int, Meta(ge=1, le=1000), about("failures within breaker_window that open a backend's breaker", 5), LIVE
+    ] = 3
+    breaker_window: Annotated[Duration, about("how long a failure counts", "5m"), LIVE] = Duration(60)
+    breaker_cold: Annotated[
+        Duration, about("how long an open breaker keeps requests away, until one may try", "10s"), LIVE
+    ] = Duration(30)
+
+
 class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`[audit]`: who did what, on disk."""
 
@@ -152,8 +185,19 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     socket: Annotated[bool, about("whether metrics.sock answers GET /metrics in HTTP", True)] = False
 
 
+class BackendKeys(Struct, frozen=True, forbid_unknown_fields=True):
+    """What every `[[backend]]` may hold, whatever its adapter."""
+
+    required: Annotated[
+        bool, about("whether the daemon waits for it; one that is not required joins when it comes", False)
+    ] = True
+    aliases: Annotated[
+        list[Alias], Meta(max_length=64), about("other names for its model; several backends may share one", ["fast"])
+    ] = []
+
+
 class BackendTable(Struct, frozen=True):
-    """One `[[backend]]`: its name, its adapter, and the adapter's own keys as they stand in the file."""
+    """One `[[backend]]`: its name, its adapter, and its other keys as they stand in the file."""
 
     name: str
     adapter: str
@@ -176,6 +220,7 @@ class Config(Struct, frozen=True, kw_only=True):
     daemon: DaemonConfig = DaemonConfig()
     sockets: SocketsConfig = SocketsConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    router: RouterConfig = RouterConfig()
     audit: AuditConfig = AuditConfig()
     metrics: MetricsConfig = MetricsConfig()
     backends: tuple[BackendTable, ...] = ()

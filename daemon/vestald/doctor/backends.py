@@ -38,13 +38,13 @@ def examine_backends(config: Config, *, thorough: bool) -> Iterator[Finding]:
 
 def _backend(config: Config, table: BackendTable, *, running: bool, thorough: bool) -> Iterator[Finding]:
     try:
-        adapter, options = resolved(config, table)
+        found = resolved(config, table)
     except BadConfiguration as error:
         yield failed("options", error)
         return
     yield ok("options", f"adapter {table.adapter} takes all of them")
     try:
-        yield from adapter.examine(options, running=running, thorough=thorough)
+        yield from found.adapter.examine(found.options, running=running, thorough=thorough)
     except Exception as fault:  # an adapter may raise anything; what others find is told all the same
         yield fail(
             "adapter", f"{table.adapter} could not look: {type(fault).__name__}: {fault}", "report it to its author"
