@@ -5,11 +5,12 @@ The house answers questions and counts; it opens no socket and starts nothing. `
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from vestal import messages as m
 from vestal.connection import SocketKind
@@ -22,19 +23,22 @@ from vestald.admission.quota import Quotas
 from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket
 from vestald.audit.auditor import Auditor
-from vestald.config import BadSettings, Config, Sources
+from vestald.config import Config, Sources
 from vestald.digest import Digest
 from vestald.entrance.access import require_operator
 from vestald.entrance.descriptors import TURNED_AWAY, connections_for, raise_limit
 from vestald.entrance.places import Places
 from vestald.events import EventHub
-from vestald.failures import BadConfiguration, Failure
+from vestald.failures import BadConfiguration
 from vestald.idleness import IdleExit
 from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Meter, Metrics, readings
 from vestald.registry import build_backends
-from vestald.reloading import Change, Reload, prepared
+from vestald.reloading import Change, Reload, prepared, refused
 from vestald.reports import offer_of, queue_report, status_report
+from vestald.roster import Roster
+from vestald.routing.asking import ask_of
+from vestald.routing.board import Board
 from vestald.rules import Rules
 from vestald.serving.job import Job, Jobs
 from vestald.serving.session import Session
@@ -62,7 +66,11 @@ class House:
         self._turned_away: set[Session] = set()
         self.sockets: dict[str, Path] = {}
         self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in self._schedulers())
-        self.supervisor = Supervisor(build_backends(config), self.events, self._unit_changed)
+        self.routes = Board(self, lambda: self.supervisor.units, config.router)
+        backends = build_backends(config)
+        self.config = msgspec.structs.replace(config, backends=tuple(backend.table for backend in backends))
+        self.supervisor = Supervisor(backends, self.events, self._unit_changed)
+        self.roster = Roster(self, self.supervisor, sources)
         self.descriptors = raise_limit()
         in_all = connections_for(self.descriptors, len(self.supervisor.units))
         self.places = Places(in_all, config.sockets.connections_per_uid)
@@ -75,7 +83,6 @@ class House:
         self._on_stop = on_stop
         self.on_idle: Callable[[str], None] = lambda why: on_stop(None, why)
         self._idle_exit = IdleExit(config.daemon.idle_exit, self._nobody_is_here)
-        self._restarts: dict[str, asyncio.Task[None]] = {}
         self._now = time.monotonic
         self.since = self._now()
 
@@ -138,10 +145,6 @@ class House:
 
     # --- for requests -----------------------------------------------------------------------------------------
 
-    def candidates(self) -> list[Unit]:
-        """The backends that may take a request, in the order of the configuration."""
-        return self.supervisor.serving
-
     def refuse_new_work(self) -> None:
         """Raise `ShuttingDown` once the daemon drains or stops.
 
@@ -163,7 +166,7 @@ class House:
         self.metrics.decided(ticket)
         if (job := self.jobs.get(ticket.number)) is not None:
             waiting = self.generating.scheduler.waiting + self.embedding.scheduler.waiting
-            self.audit.decided(job, waiting)
+            self.audit.decided(job, ticket, waiting)
 
     def ended(self, job: Job, outcome: str, usage: Usage) -> None:
         """Count a request's end."""
@@ -190,6 +193,9 @@ class House:
     def state(self) -> LifecycleState:
         return self.machine.state
 
+    def explain_route(self, message: m.ExplainRoute) -> m.RouteReport:
+        return self.routes.explain(message.id, ask_of(message))
+
     async def status(self, id: int) -> m.StatusReport:
         return await status_report(self, id)
 
@@ -211,27 +217,6 @@ class House:
     def stop(self, deadline: float | None, why: str) -> None:
         self._on_stop(deadline, why)
 
-    def restart_backend(self, name: str) -> None:
-        """Begin to stop and start one backend. Raises `InvalidRequest` for an unknown name or a wrong state."""
-        unit = next((unit for unit in self.supervisor.units if unit.name == name), None)
-        if unit is None or name in self._restarts or not unit.machine.may("stopping"):
-            names = ", ".join(f"{unit.name} ({unit.state})" for unit in self.supervisor.units)
-            raise InvalidRequest(
-                f"backend {name[:64]!r} cannot be restarted" if unit else f"there is no backend {name[:64]!r}",
-                hint=f"backends: {names}",
-                details={"field": "backend"},
-            )
-        task = self._restarts[name] = asyncio.ensure_future(self._restart(unit))
-        task.add_done_callback(lambda _: self._restarts.pop(name))
-
-    async def _restart(self, unit: Unit) -> None:
-        try:
-            times = self.config.daemon
-            await self.supervisor.restart(unit, float(times.drain_deadline), float(times.ready_timeout))
-        except Failure as failure:
-            self.events.emit("backend_restart_failed", level="error", backend=unit.name, error=failure.message)
-            self._lost(unit, failure.message)
-
     def say_goaway(self, reason: str, deadline: float) -> None:
         """One `goaway` to every connection: now, or after its handshake."""
         self._farewell = (reason, round(1000 * deadline))
@@ -240,11 +225,7 @@ class House:
 
     async def aclose(self, timeout: float) -> None:
         """End what the house itself started, or leave it after `timeout` seconds. Idempotent."""
-        restarts = tuple(self._restarts.values())
-        for task in restarts:
-            task.cancel()
-        if restarts:
-            await asyncio.wait(restarts, timeout=timeout)
+        await self.roster.aclose(timeout)
 
     # --- the configuration ------------------------------------------------------------------------------------
 
@@ -258,13 +239,9 @@ class House:
         try:
             found = prepared(self.config, self._sources)
         except BadConfiguration as bad:
-            faults = [str(fault) for fault in bad.faults] if isinstance(bad, BadSettings) else [str(bad)]
-            self.events.emit("reload_refused", level="error", by=by, faults=faults)
-            raise InvalidRequest(
-                f"nothing was changed: {bad.message}",
-                hint=bad.hint,
-                details={"field": "type", "faults": faults},
-            ) from bad
+            refusal = refused(bad)
+            self.events.emit("reload_refused", level="error", by=by, faults=refusal.details["faults"])
+            raise refusal from bad
         self._adopt(found.config, found.rules)
         self._spread()
         warnings: dict[str, Any] = {"warnings": list(found.config.warnings)} if found.config.warnings else {}
@@ -291,6 +268,8 @@ class House:
                 unavailable_timeout=admission.unavailable_timeout,
             )
         self.places.per_uid = self.config.sockets.connections_per_uid
+        self.routes.adjust(self.config.router)
+        self.roster.rounds.adjust()
         logs.set_level(self.config.daemon.log_level)
 
     def _schedulers(self) -> list[Scheduler]:
@@ -321,25 +300,8 @@ class House:
         self._crowd_changed()
 
     def _unit_changed(self, unit: Unit) -> None:
-        """Open the backend's lanes while it is ready, and shut them while it is away."""
-        if unit.state == "ready":
-            slots = unit.capabilities.slots
-            self.metrics.serves(unit.name)
-            if unit.capabilities.generate:
-                self.generating.open_lane(unit.name, slots)
-            if unit.capabilities.embed:
-                self.embedding.open_lane(unit.name, slots)
-            return
-        if unit.state in ("unavailable", "failed"):
-            self.metrics.lost(unit.name)
-        for dispatcher in (self.generating, self.embedding):
-            dispatcher.shut_lane(unit.name)
-        if unit.state == "failed" or unit.given_up:
-            self._lost(unit, unit.detail)
-
-    def _lost(self, unit: Unit, reason: str) -> None:
-        for dispatcher in (self.generating, self.embedding):
-            dispatcher.fail_lane(unit.name, reason)
+        self.routes.changed(unit)
+        self.roster.saw(unit)
 
 
 def _told(changes: Sequence[Change]) -> list[str]:

@@ -38,6 +38,7 @@ BACKEND: Mapping[BackendState, frozenset[BackendState]] = {
 }
 
 _EVERY: frozenset[LifecycleState] = frozenset(DAEMON)
+_LOADED: frozenset[LifecycleState] = frozenset({"loading", "ready", "draining"})
 _SERVING: frozenset[LifecycleState] = frozenset({"ready", "draining"})
 
 ADMIN_COMMANDS: Mapping[str, frozenset[LifecycleState]] = {
@@ -46,11 +47,16 @@ ADMIN_COMMANDS: Mapping[str, frozenset[LifecycleState]] = {
     "subscribe": _EVERY,
     "backends": _EVERY,
     "queue": _EVERY,
+    "explain_route": _SERVING,
     "metrics": _EVERY,
     "cancel_request": _EVERY,
     "drain": frozenset({"ready"}),
     "undrain": frozenset({"draining"}),
-    "restart_backend": _SERVING,
+    "add_backend": _LOADED,
+    "remove_backend": _LOADED,
+    "drain_backend": _LOADED,
+    "undrain_backend": _LOADED,
+    "restart_backend": _LOADED,
     "reload": frozenset({"starting", "loading", "ready", "draining"}),
     "stop": _EVERY,
 }

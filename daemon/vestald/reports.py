@@ -17,6 +17,7 @@ from vestald.admission.dispatcher import Dispatcher
 from vestald.audit.auditor import Auditor
 from vestald.config import Config
 from vestald.entrance.places import Places
+from vestald.routing.board import Board
 from vestald.serving.job import Jobs
 from vestald.supervisor import Supervisor, Unit, health_of
 from vestald.surroundings import log_place, resident
@@ -48,6 +49,8 @@ class _House(Protocol):
     @property
     def supervisor(self) -> Supervisor: ...
     @property
+    def routes(self) -> Board: ...
+    @property
     def jobs(self) -> Jobs: ...
     @property
     def audit(self) -> Auditor: ...
@@ -72,7 +75,12 @@ def offer_of(house: _House, kind: SocketKind, session: str) -> Offer:
             connections=house.places.in_all,
         ),
         backends=[
-            m.BackendInfo(name=unit.name, model=unit.capabilities.model or unit.name, capabilities=unit.capabilities)
+            m.BackendInfo(
+                name=unit.name,
+                model=unit.capabilities.model or unit.name,
+                capabilities=unit.capabilities,
+                aliases=list(unit.aliases),
+            )
             for unit in units
         ],
     )
@@ -120,17 +128,20 @@ async def _backend(house: _House, unit: Unit) -> m.BackendStatus:
         unsandboxed=list(health.unsandboxed),
         capabilities=unit.capabilities if unit.state in ("ready", "unavailable") else None,
         memory_bytes=resident(health.pid),
+        aliases=list(unit.aliases),
+        required=unit.required,
+        draining=unit.draining,
+        breaker=house.routes.breaker(unit),
     )
 
 
 def queue_report(house: _House, id: int) -> m.QueueReport:
     """Who waits and who runs, never what."""
     now = time.monotonic()
-    positions = {
-        ticket.number: position
-        for dispatcher in (house.generating, house.embedding)
-        for ticket, position, _eta in dispatcher.scheduler.positions(now)
-    }
+    positions: dict[int, int] = {}  # by request; where several parts of one wait, the place of the first to start
+    for dispatcher in (house.generating, house.embedding):
+        for ticket, position, _eta in dispatcher.scheduler.positions(now):
+            positions[ticket.number] = min(position, positions.get(ticket.number, position))
     return m.QueueReport(
         id=id,
         depth=house.generating.scheduler.waiting,

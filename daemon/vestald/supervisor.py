@@ -1,16 +1,18 @@
-"""Every backend's life: started side by side, watched by what they report, stopped together within a deadline.
+"""Every backend's life: started, watched by what it reports and by what it says when asked, stopped within a deadline.
 
-A `Unit` is one backend with its state machine. The supervisor owns the units and is the only one who moves
-their states; a backend moves itself between ready and unavailable by calling the report it was handed.
+A `Unit` is one declared backend with its state machine. The supervisor owns the units and is the only one who moves
+their states; a backend moves itself between ready and unavailable by calling the report it was handed. Which units
+there are, and when one starts and stops, is for others to say (`starting`, `roster`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from vestal.backend import Health, Loading, Ready, Unavailable
+from vestal.backend import Backend, Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
 from vestal.values import BackendState, Capabilities
 from vestald.events import EventHub
@@ -18,7 +20,10 @@ from vestald.failures import BackendFailed
 from vestald.lifecycle import BACKEND, Machine
 from vestald.registry import Declared
 
-__all__ = ["Supervisor", "Unit", "health_of"]
+__all__ = ["HEALTH_PATIENCE", "Supervisor", "Unit", "health_of"]
+
+HEALTH_PATIENCE = 10.0
+"""Seconds that a backend may take to say how it is; a remote one asks its server meanwhile."""
 
 _GRACE = 0.25  # seconds beyond its timeout that a backend's `stop` is waited for
 _STEP = 25  # percent of loading from one line of the log at info to the next
@@ -26,15 +31,22 @@ _LET_GO = 2.0  # seconds that an adapter may tidy up in after its call was cance
 
 
 class Unit:
-    """One configured backend and what is known of it. `percent` counts while it loads."""
+    """One declared backend and what is known of it. `percent` counts while it loads."""
 
     def __init__(self, declared: Declared, changed: Callable[[Unit], None]) -> None:
         self.declared = declared
-        self.backend = declared.backend
         self.percent = 0.0
         self.detail = ""
         self.given_up = False  # unavailable, and not trying to come back
         self.served = False  # it has been ready once
+        self.life = 0  # counts the engines that have served: one that is started anew is another
+        self.draining = False  # an operator keeps new requests away
+        self.doubted = False  # unavailable because its health says so: it has reported nothing
+        self.retrying = False  # a start of it has failed, and others will be tried
+        self.told: str | None = None  # why its last start failed, if that did
+        self.changes = 0  # of its state
+        self.asking: asyncio.Future[Health] | None = None  # how it is: one question at a time
+        self._before: Capabilities | None = None
         self.machine: Machine[BackendState] = Machine(
             f"backend {self.name}", BACKEND, "starting", lambda _before, _after: changed(self)
         )
@@ -52,12 +64,44 @@ class Unit:
         return self.declared.keys.aliases
 
     @property
+    def required(self) -> bool:
+        return self.declared.keys.required
+
+    @property
+    def backend(self) -> Backend:
+        return self.declared.backend
+
+    @property
+    def progress(self) -> str:
+        """Where it is, in words."""
+        if self.state in ("starting", "loading"):
+            return f"{self.state}, {self.percent:.0f} %"
+        return f"{self.state}: {self.detail}" if self.detail else self.state
+
+    @property
+    def here(self) -> bool:
+        """Whether it serves, or is away for a moment: it has been ready, and no start has failed since."""
+        return self.served and self.told is None
+
+    @property
     def state(self) -> BackendState:
         return self.machine.state
 
     @property
     def capabilities(self) -> Capabilities:
-        return self.backend.capabilities
+        """Between two backends of one name those of the first: the second does not know its own yet."""
+        return self._before or self.backend.capabilities
+
+    def replace(self, declared: Declared) -> None:
+        """It is to be another backend at its next start."""
+        self._before = self.capabilities if self.served else None
+        self.declared, self.asking, self.retrying = declared, None, False
+
+    def serves(self) -> None:
+        """Its backend has become ready for the first time."""
+        self.percent, self.detail, self.told = 100.0, "", None
+        self.served, self.retrying, self._before = True, False, None
+        self.life += 1
 
     def __repr__(self) -> str:
         percent = f" {self.percent:.0f} %" if self.state == "loading" else ""
@@ -65,13 +109,13 @@ class Unit:
 
 
 class Supervisor:
-    """Starts, watches, restarts and stops the units. `changed(unit)` is called after every change of state."""
+    """Starts, watches and stops the units. `changed(unit)` is called after every change of state."""
 
     def __init__(self, backends: Sequence[Declared], events: EventHub, changed: Callable[[Unit], None]) -> None:
         self._events = events
         self._notify = changed
         self.units = [Unit(declared, self._changed) for declared in backends]
-        self._calls: dict[asyncio.Task[None], Unit] = {}  # every `start` and `stop` that has not returned
+        self._calls: dict[asyncio.Task[None], Backend] = {}  # every `start` and `stop` that has not returned
 
     @property
     def serving(self) -> list[Unit]:
@@ -81,37 +125,65 @@ class Supervisor:
     @property
     def stuck(self) -> list[str]:
         """The backends in whose `start` or `stop` something still runs, cancelled or not."""
-        return sorted({unit.name for unit in self._calls.values()})
+        return sorted({backend.name for backend in self._calls.values()})
 
-    async def start_all(self, timeout: float) -> None:
-        """Start all at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
-        tasks = [self._call(unit, self._start(unit)) for unit in self.units]
+    def add(self, declared: Declared, index: int) -> Unit:
+        """One more unit, which has not been started."""
+        unit = Unit(declared, self._changed)
+        self.units.insert(index, unit)
+        return unit
+
+    def forget(self, unit: Unit) -> None:
+        self.units.remove(unit)
+
+    async def start_all(self, units: Iterable[Unit], timeout: float) -> None:
+        """Start them at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
+        units = list(units)
+        tasks = [self._call(unit, self._start(unit)) for unit in units]
         try:
             async with asyncio.timeout(timeout):
                 for finished in asyncio.as_completed(tasks):
                     await finished
         except TimeoutError:
-            raise self._too_slow(timeout) from None
+            raise _too_slow(units, timeout) from None
         finally:
             await _end(tasks)
 
-    async def restart(self, unit: Unit, stop_timeout: float, ready_timeout: float) -> None:
-        """Stop and start one unit. Raises `BackendFailed` if it does not stop in time, or does not come back."""
-        unit.given_up = False
-        unit.machine.to("stopping")
-        try:
-            await self._within(stop_timeout + _GRACE, unit, unit.backend.stop(stop_timeout))
-        except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
-            what = f"within {stop_timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
-            raise BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon") from exc
-        unit.machine.to("stopped")
+    async def start(self, unit: Unit, timeout: float) -> None:
+        """Start one that has failed, was stopped, or is new. Raises `BackendFailed` if it is not ready in time."""
         unit.machine.to("starting")
         try:
-            await self._within(ready_timeout, unit, self._start(unit))
+            await self._within(timeout, unit, self._start(unit))
         except TimeoutError:
-            failure = self._too_slow(ready_timeout)
-            self._failed(unit, failure.message)
+            failure = _too_slow([unit], timeout)
+            self._failed(unit, failure.message, unit.backend)
             raise failure from None
+
+    async def release(self, unit: Unit, timeout: float) -> None:
+        """Let go of what a failed start has left behind. What goes wrong then, the next start or stop will tell."""
+        with suppress(Exception):
+            await self._within(timeout + _GRACE, unit, unit.backend.stop(timeout))
+
+    async def returned(self, unit: Unit) -> None:
+        """Return when no earlier `start` or `stop` of its backend runs: an adapter may have swallowed its end."""
+        while calls := [task for task, backend in self._calls.items() if backend is unit.backend]:
+            await asyncio.wait(calls)
+
+    async def stop(self, unit: Unit, timeout: float) -> None:
+        """Stop one. Raises `BackendFailed` if it does not stop in time; it is then given up, and in no known state."""
+        if unit.state == "stopped":
+            return
+        unit.given_up = unit.doubted = False
+        unit.machine.to("stopping")
+        try:
+            await self._within(timeout + _GRACE, unit, unit.backend.stop(timeout))
+        except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
+            what = f"within {timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
+            failure = BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon")
+            unit.detail, unit.given_up = failure.message, True
+            self._changed(unit)
+            raise failure from exc
+        unit.machine.to("stopped")
 
     async def stop_all(self, timeout: float) -> list[str]:
         """`backend.stop(timeout)` for all at once; the names of those that did not return in time."""
@@ -127,7 +199,7 @@ class Supervisor:
 
     def _call(self, unit: Unit, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
-        self._calls[task] = unit
+        self._calls[task] = unit.backend
         task.add_done_callback(self._returned)
         return task
 
@@ -148,24 +220,27 @@ class Supervisor:
             await _end([task])
 
     async def _start(self, unit: Unit) -> None:
-        unit.percent, unit.detail = 0.0, ""
+        backend, unit.percent = unit.backend, 0.0
+        if not unit.retrying:  # why the last try failed stays to be seen
+            unit.detail = ""
         try:
-            await unit.backend.start(lambda progress: self._reported(unit, progress))
+            await backend.start(lambda report: self._reported(unit, backend, report))
         except VestalError as exc:
-            self._failed(unit, exc.message)
+            self._failed(unit, exc.message, backend)
             raise BackendFailed(f"backend {unit.name!r} did not start: {exc.message}", hint=exc.hint) from exc
         except Exception as exc:
-            self._failed(unit, type(exc).__name__)
+            self._failed(unit, type(exc).__name__, backend)
             raise BackendFailed(
                 f"backend {unit.name!r} did not start: {type(exc).__name__}: {exc}",
                 hint=f"this is a fault in adapter {unit.adapter!r}",
             ) from exc
-        unit.percent, unit.detail, unit.served = 100.0, "", True
-        unit.machine.to("ready")
+        if unit.backend is backend and unit.machine.may("ready"):  # else it comes too late
+            unit.serves()
+            unit.machine.to("ready")
 
-    def _failed(self, unit: Unit, why: str) -> None:
-        unit.detail = why
-        if unit.machine.may("failed"):
+    def _failed(self, unit: Unit, why: str, backend: Backend) -> None:
+        if unit.backend is backend and unit.machine.may("failed"):
+            unit.detail = why
             unit.machine.to("failed")
 
     async def _stop(self, unit: Unit, timeout: float) -> None:
@@ -175,17 +250,32 @@ class Supervisor:
         if unit.machine.may("stopped"):
             unit.machine.to("stopped")
 
-    def _reported(self, unit: Unit, report: Loading | Ready | Unavailable) -> None:
+    def judged(self, unit: Unit, health: Health) -> None:
+        """What a backend says when it is asked counts too, until it reports something itself."""
+        if health.state == "ok":
+            if unit.doubted:
+                self._back(unit, Ready())
+        elif unit.state == "ready":
+            unit.doubted, unit.detail = True, health.detail or f"its health is {health.state}"
+            unit.machine.to("unavailable")
+
+    def _reported(self, unit: Unit, backend: Backend, report: Loading | Ready | Unavailable) -> None:
+        if unit.backend is not backend:
+            return  # another one has taken its place
         if isinstance(report, Loading):
             self._progress(unit, report)
         elif isinstance(report, Unavailable):
             self._lost(unit, report)
-        elif unit.machine.may("ready") and unit.state == "unavailable":
-            unit.percent, unit.detail = 100.0, ""
-            unit.machine.to("ready")
+        elif unit.state == "unavailable":
+            self._back(unit, report)
+
+    def _back(self, unit: Unit, report: Ready) -> None:
+        unit.percent, unit.detail, unit.doubted = 100.0, "", False
+        unit.life += report.renewed
+        unit.machine.to("ready")
 
     def _lost(self, unit: Unit, report: Unavailable) -> None:
-        unit.detail, unit.given_up = report.reason, not report.recovering
+        unit.detail, unit.given_up, unit.doubted = report.reason, not report.recovering, False
         if unit.state == "unavailable":
             self._changed(unit)  # it was trying to come back, and did not, or has given up
         elif unit.machine.may("unavailable"):
@@ -199,25 +289,39 @@ class Supervisor:
         if unit.state == "starting":
             unit.machine.to("loading")
         if int(unit.percent) != before and unit.state == "loading":
+            minor = unit.retrying or int(unit.percent) // _STEP == before // _STEP
             self._events.emit(
                 "backend_loading",
-                level="debug" if int(unit.percent) // _STEP == before // _STEP else "info",
+                level="debug" if minor else "info",
                 backend=unit.name,
                 percent=round(unit.percent, 1),
                 detail=report.detail,
             )
 
     def _changed(self, unit: Unit) -> None:
-        level = "warning" if unit.state in ("unavailable", "failed") else "info"
-        self._events.emit("backend_state", level=level, backend=unit.name, state=unit.state, detail=unit.detail)
+        unit.changes += 1
+        if _is_news(unit):
+            level = "warning" if unit.state in ("unavailable", "failed") else "info"
+            self._events.emit("backend_state", level=level, backend=unit.name, state=unit.state, detail=unit.detail)
+        if unit.state == "failed":
+            unit.told = unit.detail
         self._notify(unit)
 
-    def _too_slow(self, timeout: float) -> BackendFailed:
-        late = ", ".join(f"{u.name} at {u.percent:.0f} %" for u in self.units if u.state in ("starting", "loading"))
-        return BackendFailed(
-            f"not ready within {timeout:g} s: {late}",
-            hint="allow more with daemon.ready_timeout in the configuration",
-        )
+
+def _is_news(unit: Unit) -> bool:
+    """Whether a change of state is told: of starts that are tried again and again, only another reason to fail."""
+    if not unit.retrying:
+        return True
+    return unit.detail != unit.told if unit.state == "failed" else unit.state not in ("starting", "loading")
+
+
+def _too_slow(units: Sequence[Unit], timeout: float) -> BackendFailed:
+    late = [unit for unit in units if unit.state in ("starting", "loading")]
+    told = (f"{unit.name} at {unit.percent:.0f} %{f' ({unit.detail})' * bool(unit.detail)}" for unit in late)
+    return BackendFailed(
+        f"not ready within {timeout:g} s: {', '.join(told)}",
+        hint="allow more with daemon.ready_timeout in the configuration",
+    )
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -229,9 +333,18 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(running, timeout=_LET_GO)
 
 
-async def health_of(unit: Unit) -> Health:
-    """The backend's own view; an adapter that breaks its promise never to raise costs only its own answer."""
-    try:
-        return await unit.backend.health()
-    except Exception as exc:  # the port forbids it, and a status must still be shown
-        return Health(state="unavailable", detail=f"health() raised {type(exc).__name__}")
+async def health_of(unit: Unit, patience: float = HEALTH_PATIENCE) -> Health:
+    """The backend's own view; an adapter that breaks its promise never to raise costs only its own answer.
+
+    Whoever asks while it is being asked hears the same. One that does not answer is not asked again until it has.
+    """
+    asking = unit.asking
+    if asking is None or asking.done():
+        asking = unit.asking = asyncio.ensure_future(unit.backend.health())
+    await asyncio.wait({asking}, timeout=patience)
+    if not asking.done() or asking.cancelled():
+        asking.cancel()
+        return Health(state="unavailable", detail=f"it did not say within {patience:g} s how it is")
+    if (fault := asking.exception()) is not None:  # the port forbids it, and a status must still be shown
+        return Health(state="unavailable", detail=f"health() raised {type(fault).__name__}")
+    return asking.result()

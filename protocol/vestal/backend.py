@@ -59,6 +59,7 @@ __all__ = [
     "ToolUseEvent",
     "Unavailable",
     "check_supported",
+    "honours",
 ]
 
 
@@ -267,24 +268,31 @@ class Backend(ABC):
         return f"<{type(self).__name__} {self.name!r} {state}, slots={self.capabilities.slots}>"
 
 
-# Options that the daemon itself honours, whatever the backend.
-_DAEMON_OPTIONS = frozenset({"model", "stream", "priority", "queue_timeout_ms", "timeout_ms"})
+# Options that the daemon itself honours, whatever the backend; of `cache` it hands over the scope.
+_DAEMON_OPTIONS = frozenset({"model", "stream", "priority", "queue_timeout_ms", "timeout_ms", "cache"})
 # Options that are a capability of their own.
 _FLAG_OF_OPTION = {"grammar": "grammar", "response_format": "json_schema", "logprobs": "logprobs"}
 # Content blocks that only some models can be shown.
 _FLAG_OF_BLOCK = {"image": "vision", "audio": "audio", "tool_use": "tools", "tool_result": "tools"}
 # Values that ask for nothing: every backend honours them.
-_NEUTRAL: dict[str, Any] = {"context_policy": "error", "cache": None, "stop": []}
+_NEUTRAL: dict[str, Any] = {"context_policy": "error", "stop": []}
 
 
 def check_supported(request: GenerateRequest | GenerateRequestV2, capabilities: Capabilities) -> None:
     """Raise `Unsupported`, naming the option, if the backend cannot honour something the request asks for."""
     for option, value in _asked(request.options):
-        flag = _FLAG_OF_OPTION.get(option)
-        if not (getattr(capabilities, flag) if flag else option in capabilities.options):
-            _refuse(option, option if flag else f"{option}={shown(repr(value))}", capabilities)
+        if not honours(capabilities, option):
+            _refuse(option, option if option in _FLAG_OF_OPTION else f"{option}={shown(repr(value))}", capabilities)
     if isinstance(request, GenerateRequestV2):
         _check_v2(request, capabilities)
+
+
+def honours(capabilities: Capabilities, option: str) -> bool:
+    """Whether a backend takes note of a generate option at all."""
+    flag = _FLAG_OF_OPTION.get(option)
+    if flag is not None:
+        return bool(getattr(capabilities, flag))
+    return option in _DAEMON_OPTIONS or option in capabilities.options
 
 
 def _asked(options: GenerateOptions) -> list[tuple[str, Any]]:
@@ -292,8 +300,6 @@ def _asked(options: GenerateOptions) -> list[tuple[str, Any]]:
     for option in GenerateOptions.__struct_fields__:
         value = getattr(options, option)
         if option in _DAEMON_OPTIONS or value is None or value == _NEUTRAL.get(option):
-            continue
-        if option == "cache":  # scoping is the daemon's: it hands over a scope or none
             continue
         asked.append((option, value))
     return asked

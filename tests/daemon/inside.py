@@ -37,7 +37,16 @@ from vestal.connection import ClientConnection, SocketKind
 from vestal.values import Capabilities, Message, MessageV2, TextBlock, Usage
 from vestald import house
 from vestald.app import App
-from vestald.config import AdmissionConfig, AuditConfig, BackendKeys, BackendTable, Config, DaemonConfig, Duration
+from vestald.config import (
+    AdmissionConfig,
+    AuditConfig,
+    BackendKeys,
+    BackendTable,
+    Config,
+    DaemonConfig,
+    Duration,
+    RouterConfig,
+)
 from vestald.registry import Declared
 
 __all__ = ["END", "Caller", "Scripted", "daemon", "declared", "scripted_backends"]
@@ -205,20 +214,26 @@ def declared(backend: Backend, **keys: Any) -> Declared:
 
 
 @contextmanager
-def scripted_backends(*backends: Backend) -> Iterator[None]:
+def scripted_backends(*backends: Backend | Declared) -> Iterator[None]:
     """Whatever the configuration says, these are the backends."""
-    with patch.object(house, "build_backends", lambda _config: [declared(backend) for backend in backends]):
+    made = [one if isinstance(one, Declared) else declared(one) for one in backends]
+    with patch.object(house, "build_backends", lambda _config: made):
         yield
 
 
 @asynccontextmanager
 async def daemon(
-    directory: Path, *backends: Backend, drain_deadline: float = 5.0, **admission: Any
+    directory: Path,
+    *backends: Backend | Declared,
+    drain_deadline: float = 5.0,
+    router: RouterConfig | None = None,
+    **admission: Any,
 ) -> AsyncIterator[Inside]:
     """A ready daemon with these backends; stopped, and waited for, at the end."""
     config = Config(
         daemon=DaemonConfig(runtime_dir=str(directory), drain_deadline=Duration(drain_deadline)),
         admission=AdmissionConfig(**admission),
+        router=router or RouterConfig(),
         audit=AuditConfig(enabled=False),
     )
     with scripted_backends(*backends):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily, Metric
@@ -10,11 +11,13 @@ from prometheus_client.registry import Collector
 
 from vestal.errors import ERROR_CLASSES
 from vestal.values import Usage
-from vestald.admission.ticket import Ticket, TicketState
+from vestald.admission.ticket import Ticket
 from vestald.metrics.meter import Meter
 from vestald.serving.job import Job
 
 __all__ = ["Metrics", "Readings"]
+
+M = TypeVar("M", Counter, Histogram)
 
 Readings = Callable[[], Iterable[Metric]]
 _WAITS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # seconds
@@ -30,6 +33,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._meters: dict[str, Meter] = {}
         self._serves: dict[str, bool] = {}
+        self._by_backend: list[Counter | Histogram] = []
         self.requests = self._counter("requests", "Requests by terminal frame: a stop reason or an error code.",
                                       "backend", "outcome")  # fmt: skip
         self.tokens = self._counter("tokens", "Tokens by kind: input, cached, output.", "backend", "kind")
@@ -62,10 +66,15 @@ class Metrics:
         ProcessCollector(namespace="vestald", registry=self.registry)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(f"vestal_{name}", help, labels, registry=self.registry)
+        return self._kept(Counter(f"vestal_{name}", help, labels, registry=self.registry), labels)
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"vestal_{name}", help, labels, buckets=buckets, registry=self.registry)
+        return self._kept(Histogram(f"vestal_{name}", help, labels, buckets=buckets, registry=self.registry), labels)
+
+    def _kept(self, metric: M, labels: tuple[str, ...]) -> M:
+        if "backend" in labels:
+            self._by_backend.append(metric)
+        return metric
 
     def meter(self, backend: str) -> Meter:
         """What measures the answers of one backend."""
@@ -86,6 +95,13 @@ class Metrics:
             self.backend_losses.labels(backend).inc()
             self._serves[backend] = False
 
+    def forget(self, backend: str) -> None:
+        """It is no backend of this daemon's any more; one of that name begins anew."""
+        self._meters.pop(backend, None)
+        self._serves.pop(backend, None)
+        for metric in self._by_backend:
+            metric.remove_by_labels({"backend": backend})
+
     def decided(self, ticket: Ticket) -> None:
         """A request was let in."""
         decision = "queued" if ticket.waiting else "admitted"
@@ -95,15 +111,16 @@ class Metrics:
         """A request's terminal frame has left, with a stop reason or an error code."""
         backend = job.backend or "none"
         self.requests.labels(backend, outcome).inc()
-        self.tokens.labels(backend, "input").inc(usage.input_tokens)
+        for reader, tokens in (job.read or {backend: usage.input_tokens}).items():
+            self.tokens.labels(reader, "input").inc(tokens)
         self.tokens.labels(backend, "cached").inc(usage.cached_tokens)
         self.tokens.labels(backend, "output").inc(usage.output_tokens)
         self.request_seconds.labels(backend).observe(now - job.accepted)
-        if job.ticket is None or job.ticket.state is TicketState.NEW:
-            if outcome in ERROR_CLASSES:
-                self.admission_refusals.labels(backend, outcome).inc()
-        elif job.ticket.started:
-            self._waited(job.ticket)
+        if not job.let_in and outcome in ERROR_CLASSES:
+            self.admission_refusals.labels(backend, outcome).inc()
+        for ticket in job.tickets:
+            if ticket.started:
+                self._waited(ticket)
 
     def _waited(self, ticket: Ticket) -> None:
         """How long a ticket waited, and how true what it was told about it was."""

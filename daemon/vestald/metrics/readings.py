@@ -8,14 +8,19 @@ from typing import Protocol, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from vestal.values import BackendState, LifecycleState
+from vestal.messages import BreakerStatus
+from vestal.values import BackendState, BreakerState, LifecycleState
 from vestald import __version__
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.lane import CLASSES
 from vestald.audit.auditor import Auditor
-from vestald.supervisor import Supervisor
+from vestald.supervisor import Supervisor, Unit
 
 __all__ = ["readings"]
+
+
+class _Routes(Protocol):
+    def breaker(self, unit: Unit) -> BreakerStatus: ...
 
 
 class _House(Protocol):
@@ -33,6 +38,8 @@ class _House(Protocol):
     def supervisor(self) -> Supervisor: ...
     @property
     def state(self) -> LifecycleState: ...
+    @property
+    def routes(self) -> _Routes: ...
 
 
 def readings(house: _House) -> Iterable[Metric]:
@@ -40,6 +47,7 @@ def readings(house: _House) -> Iterable[Metric]:
     yield from _daemon(house)
     yield from _queues(house)
     yield from _backends(house.supervisor)
+    yield _breakers(house)
 
 
 def _daemon(house: _House) -> Iterable[Metric]:
@@ -85,6 +93,17 @@ def _backends(supervisor: Supervisor) -> Iterable[Metric]:
         for name in get_args(BackendState):
             state.add_metric([unit.name, name], float(name == unit.state))
     yield from (up, state, loaded)
+
+
+def _breakers(house: _House) -> Metric:
+    family = GaugeMetricFamily(
+        "vestal_backend_breaker", "1 for the state that its breaker is in.", labels=["backend", "state"]
+    )
+    for unit in house.supervisor.units:
+        state = house.routes.breaker(unit).state
+        for name in get_args(BreakerState):
+            family.add_metric([unit.name, name], float(name == state))
+    return family
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

@@ -19,12 +19,14 @@ from vestald.entrance.access import require_operator
 from vestald.events import EventHub
 from vestald.lifecycle import ADMIN_COMMANDS
 from vestald.reloading import Reload
+from vestald.roster import Roster
 from vestald.serving.job import Ended, Jobs
 from vestald.serving.session import Host, Session
 
 __all__ = ["AdminHost", "AdminSession"]
 
-_CHANGES = m.CancelRequest | m.Drain | m.Undrain | m.RestartBackend | m.Reload | m.Stop
+_OfBackend = m.AddBackend | m.RemoveBackend | m.DrainBackend | m.UndrainBackend | m.RestartBackend
+_CHANGES = m.CancelRequest | m.Drain | m.Undrain | _OfBackend | m.Reload | m.Stop
 """Commands that are audited when they are obeyed too: one that only looks may come every second, for years."""
 _BACKLOG = 1000  # events kept for a subscriber that does not read
 
@@ -35,15 +37,16 @@ class AdminHost(Host, Protocol):
     events: EventHub
     audit: Auditor
     jobs: Jobs
+    roster: Roster
 
     @property
     def state(self) -> LifecycleState: ...
     async def status(self, id: int) -> m.StatusReport: ...
     def queue(self, id: int) -> m.QueueReport: ...
+    def explain_route(self, message: m.ExplainRoute) -> m.RouteReport: ...
     def metrics_text(self) -> str: ...
     def drain(self) -> None: ...
     def undrain(self) -> None: ...
-    def restart_backend(self, name: str) -> None: ...
     def reload(self, by: str) -> Reload: ...
     def stop(self, deadline: float | None, why: str) -> None: ...
 
@@ -91,15 +94,16 @@ class AdminSession(Session):
             self._watches.append(self.spawn(self._watch(id)))
         elif isinstance(message, m.Queue):
             self.send(self.host.queue(id))
+        elif isinstance(message, m.ExplainRoute):
+            self.send(self.host.explain_route(message))
         elif isinstance(message, m.Metrics):
             self.send(m.MetricsReport(id=id, text=self.host.metrics_text()))
         elif isinstance(message, m.CancelRequest):
             self._cancel_request(message)
         elif isinstance(message, m.Reload):
             self.send(_reloaded(id, self.host.reload(f"admin uid {self.peer.uid} pid {self.peer.pid}")))
-        elif isinstance(message, m.RestartBackend):
-            self.host.restart_backend(message.backend)
-            self._acknowledge(id, f"backend {message.backend} restarts")
+        elif isinstance(message, _OfBackend):
+            self._acknowledge(id, self._of_backend(message))
         else:
             self._change(message, id)
 
@@ -109,9 +113,26 @@ class AdminSession(Session):
         elif isinstance(message, m.Undrain):
             self.host.undrain()
         elif isinstance(message, m.Stop):
-            deadline = None if message.deadline_ms is None else message.deadline_ms / 1000
-            self.host.stop(deadline, f"admin uid {self.peer.uid} pid {self.peer.pid}")
+            self.host.stop(_seconds(message.deadline_ms), f"admin uid {self.peer.uid} pid {self.peer.pid}")
         self._acknowledge(id)
+
+    def _of_backend(self, message: _OfBackend) -> str:
+        """Do it, or begin to; what is happening."""
+        roster, name = self.host.roster, message.backend
+        if isinstance(message, m.AddBackend):
+            roster.add(name)
+            return f"backend {name} starts"
+        if isinstance(message, m.RemoveBackend):
+            roster.remove(name, _seconds(message.deadline_ms))
+            return f"backend {name} takes no new requests, and goes"
+        if isinstance(message, m.RestartBackend):
+            roster.restart(name, _seconds(message.deadline_ms))
+            return f"backend {name} restarts"
+        if isinstance(message, m.DrainBackend):
+            roster.drain(name)
+            return f"backend {name} takes no new requests"
+        roster.undrain(name)
+        return f"backend {name} takes requests"
 
     def _acknowledge(self, id: int, detail: str = "") -> None:
         self.send(m.Acknowledged(id=id, state=self.host.state, detail=detail))
@@ -150,6 +171,10 @@ class AdminSession(Session):
                 self.send(error_frame(error, id))
         finally:
             unsubscribe()
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _reloaded(id: int, done: Reload) -> m.Reloaded:

@@ -16,7 +16,7 @@ from msgspec import structs
 from vestal import messages as m
 from vestal.backend import EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
 from vestal.codec import error_frame
-from vestal.errors import FrameTooLarge, InternalError, ShuttingDown, WireError
+from vestal.errors import BackendUnavailable, FrameTooLarge, InternalError, ShuttingDown, WireError
 from vestal.values import (
     ContentBlock,
     Notice,
@@ -46,6 +46,8 @@ class Terminal:
         self.sent = False
         self.model = ""
         self.started: float | None = None  # time.monotonic, seconds
+        self.notices: list[Notice] = []  # of what the daemon did beside handing the request over
+        self._attempts: list[dict[str, str]] = []
         self._ended = ended
 
     def usage(self) -> Usage:
@@ -68,6 +70,8 @@ class Terminal:
 
     def fail(self, error: WireError) -> None:
         """End with `error`."""
+        if self._attempts:
+            error.details["attempts"] = [*self._attempts, {"backend": self.job.backend, "code": error.code}]
         self.job.details = error.details
         self.end(error_frame(error, self.job.id), error.code, self.usage())
 
@@ -75,6 +79,9 @@ class Terminal:
         """End because somebody outside ended it."""
         if why is Ended.SHUTDOWN:
             self.fail(ShuttingDown(f"{why.value}; {self.job.output_tokens} tokens were made", hint="ask again later"))
+        elif why is Ended.STOPPED:
+            made = f"{why.value}, {self.job.backend!r}, and its time to finish is over"
+            self.fail(BackendUnavailable(f"{made}; {self.job.output_tokens} tokens were made", hint="ask again"))
         else:
             notices = [Notice("cancelled_by_operator", why.value)] if why is Ended.OPERATOR else []
             self.end(self.done("cancelled", self.usage(), notices), "cancelled", self.usage())
@@ -88,7 +95,14 @@ class Terminal:
             backend=self.job.backend,
             model=self.model,
             timings=self.timings(),
-            notices=notices,
+            notices=[*self.notices, *notices],
+        )
+
+    def retried(self, backend: str, error: WireError, other: str) -> None:
+        """A backend failed, and the request goes to `other`: whatever comes of it, the client is told."""
+        self._attempts.append({"backend": backend, "code": error.code})
+        self.notices.append(
+            Notice("retried", f"backend {backend!r} failed with {error.code}: {error.message}; {other!r} was asked")
         )
 
     def timings(self) -> Timings:
@@ -171,6 +185,11 @@ class Answer(Terminal):
             self.session.send(m.ThinkingDelta(self.job.id, event.text))
         elif isinstance(event, ToolUseEvent):
             self.session.send(m.ToolUse(id=self.job.id, call_id=event.call_id, name=event.name, input=event.input))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of it has come."""
+        return self._first is None
 
     def usage(self) -> Usage:
         return self._used or Usage(

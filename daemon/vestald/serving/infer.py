@@ -10,11 +10,13 @@ from vestal import messages as m
 from vestal.backend import CountRequest
 from vestal.codec import error_frame
 from vestal.errors import Unsupported, WireError
+from vestal.values import Capabilities
+from vestald.routing.route import Ask
 from vestald.serving.answer import internal_error
+from vestald.serving.embedding import Embedding
 from vestald.serving.job import Ended, Job, Jobs
-from vestald.serving.router import choose_generator
 from vestald.serving.session import Host, Session
-from vestald.serving.work import Embedding, Generation, Services
+from vestald.serving.work import Generation, Services
 
 __all__ = ["EmbedSession", "InferSession", "RequestHost"]
 
@@ -108,13 +110,7 @@ class InferSession(_RequestSession):
             self.send(answer)
 
     async def _counted(self, message: m.Count | m.CountV2) -> m.Counted:
-        unit = choose_generator(message.model, self.conn.version, self.host.candidates())
-        if not unit.capabilities.count:
-            raise Unsupported(
-                f"model {unit.capabilities.model!r} cannot count tokens",
-                hint="the welcome lists each backend's capabilities",
-                details={"option": "count"},
-            )
+        unit = self.host.routes.choose(Ask(version=self.conn.version, model=message.model, check=_check_count))
         if isinstance(message, m.Count):
             request = CountRequest(messages=message.messages)
         else:
@@ -136,3 +132,12 @@ class EmbedSession(_RequestSession):
             self._start(message)
         elif isinstance(message, m.Cancel):
             self._cancel(message.id)
+
+
+def _check_count(capabilities: Capabilities) -> None:
+    if not capabilities.count:
+        raise Unsupported(
+            f"model {capabilities.model!r} cannot count tokens",
+            hint="the welcome lists each backend's capabilities",
+            details={"option": "count"},
+        )

@@ -23,6 +23,7 @@ class Ended(Enum):
     OPERATOR = "an operator cancelled it"
     GONE = "the client's connection is gone"
     SHUTDOWN = "the daemon is stopping"
+    STOPPED = "an operator stops its backend"
 
 
 class _Owner(Protocol):
@@ -41,8 +42,9 @@ class Job:
         self.owner = owner
         self.accepted = accepted  # time.monotonic, seconds
         self.priority: Priority = priority
-        self.ticket: Ticket | None = None
-        self.backend = ""
+        self.tickets: list[Ticket] = []  # its places in the queue: one for each part of it, and for each try
+        self.backend = ""  # that runs it; of several, the first
+        self.read: dict[str, int] = {}  # input tokens by backend, where more than one may have read some
         self.output_tokens = 0
         self.details: Mapping[str, Any] | None = None  # of the error it ended with
         self.ended: Ended | None = None
@@ -60,11 +62,26 @@ class Job:
                 self.task.cancel()
 
     @property
+    def let_in(self) -> bool:
+        """Whether it was, in all its parts: into a slot, or to wait for one."""
+        return bool(self.tickets) and all(ticket.state is not TicketState.NEW for ticket in self.tickets)
+
+    @property
     def running(self) -> bool:
-        return self.ticket is not None and self.ticket.state is TicketState.RUNNING
+        return any(ticket.state is TicketState.RUNNING for ticket in self.tickets)
+
+    @property
+    def backends(self) -> set[str]:
+        """Those that it waits for or holds a slot of."""
+        return {ticket.lane for ticket in self.tickets if ticket.state is not TicketState.ENDED}
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds until the first of its tickets had its slot; None: none had."""
+        return next((ticket.started - ticket.entered for ticket in self.tickets if ticket.started), None)
 
     def entry(self, now: float, position: int | None) -> QueueEntry:
-        """The job as operators see it."""
+        """The job as operators see it; `position` is that of what waits of it."""
         return QueueEntry(
             request=self.number,
             state="running" if self.running else "waiting",
@@ -74,7 +91,7 @@ class Job:
             client=self.owner.client,
             age_ms=round(1000 * (now - self.accepted)),
             priority=self.priority,
-            position=position,
+            position=None if self.running else position,
             output_tokens=self.output_tokens,
         )
 

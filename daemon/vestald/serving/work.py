@@ -1,4 +1,4 @@
-"""Running one request, from frame to terminal frame: `generate` and `embed`.
+"""Running one request, from frame to terminal frame: what every kind of work shares, and `generate`.
 
 The order is fixed: choose a backend, check that it can do what is asked, wait for a slot, run, end. However it
 ends, exactly one terminal frame leaves, and for a cancel it leaves before the backend's iterator is closed: the
@@ -11,36 +11,35 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Protocol
 
 from vestal import messages as m
 from vestal.backend import (
-    EmbedRequest,
-    EmbedResult,
     EndEvent,
     GenerateRequest,
     GenerateRequestV2,
     TextEvent,
     check_supported,
 )
-from vestal.errors import DeadlineExceeded, InternalError, InvalidRequest, SlowConsumer, WireError
-from vestal.framing import MAX_FRAME_LIMIT
+from vestal.errors import BackendCrashed, DeadlineExceeded, InternalError, SlowConsumer, WireError
 from vestal.values import GenerateOptions, Usage
 from vestald.admission.deadlines import Deadlines
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
 from vestald.metrics.meter import Meter
+from vestald.routing.board import Board
+from vestald.routing.breaker import counts
+from vestald.routing.route import Ask
 from vestald.serving.answer import Answer, Terminal, internal_error
 from vestald.serving.job import Job
-from vestald.serving.router import choose_embedder, choose_generator
 from vestald.serving.session import Session
 from vestald.supervisor import Unit
 
-__all__ = ["Embedding", "Generation", "Services"]
+__all__ = ["CHARS_PER_TOKEN", "Generation", "Services", "Work"]
 
-_CHARS_PER_TOKEN = 4  # a guess for the estimate on entry; the true cost corrects it
-_FRAME_MARGIN = 64 * 1024  # bytes of an `embeddings` frame that are not vectors
+CHARS_PER_TOKEN = 4  # a guess for the estimate on entry; the true cost corrects it
 
 
 class Services(Protocol):
@@ -50,14 +49,15 @@ class Services(Protocol):
     embedding: Dispatcher
     deadlines: Deadlines
 
-    def candidates(self) -> list[Unit]: ...
+    @property
+    def routes(self) -> Board: ...
     def refuse_new_work(self) -> None: ...
     def meter(self, backend: str) -> Meter: ...
     def ended(self, job: Job, outcome: str, usage: Usage) -> None: ...
 
 
-class _Work(ABC):
-    """What both kinds share: every way to end leads through `terminal`."""
+class Work(ABC):
+    """What all kinds share: every way to end leads through `terminal`."""
 
     terminal: Terminal
     asked_ms: int | None  # its own timeout_ms
@@ -117,8 +117,7 @@ class _Work(ABC):
         self.job.task.cancel()
 
     def _ticket(self, unit: Unit, prompt: float, output: float, wait: float | None, whole: float | None) -> Ticket:
-        self.job.backend = unit.name
-        self.job.ticket = Ticket(
+        ticket = Ticket(
             self.job.number,
             unit.name,
             self.session.peer.uid,
@@ -130,35 +129,67 @@ class _Work(ABC):
             queue_timeout=wait,
             timeout=whole,
         )
-        return self.job.ticket
+        self.job.tickets.append(ticket)
+        return ticket
 
 
-class Generation(_Work):
+class Generation(Work):
     """One `generate`."""
 
     def __init__(self, session: Session, message: m.Generate | m.GenerateV2, job: Job, services: Services) -> None:
         super().__init__(session, job, services)
         self.message = message
         self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream)
+        self._handed_over = False
         self.asked_ms = message.timeout_ms
 
     async def _serve(self, whole: float | None) -> None:
         self.services.refuse_new_work()
+        request = _resolve(self.message, self.session.peer.uid)
+        ask = Ask(
+            version=self.session.conn.version,
+            model=self.message.model,
+            check=partial(check_supported, request),
+        )
+        unit = self.services.routes.choose(ask)
+        try:
+            await self._attempt(unit, request, whole)
+        except WireError as error:
+            if (other := self._another(unit, error, ask)) is None:
+                raise
+            self.terminal.retried(unit.name, error, other.name)
+            await self._attempt(other, request, whole)
+
+    def _another(self, unit: Unit, error: WireError, ask: Ask) -> Unit | None:
+        """Who is asked next, if the operator wants that: a backend failed, and nothing of an answer has come.
+
+        One that crashed on the request does not get it again.
+        """
+        if not (self.services.routes.retries and self._handed_over and counts(error) and self.terminal.empty):
+            return None
+        try:
+            other = self.services.routes.choose(ask, but=unit)
+        except WireError:
+            return None
+        again = error.retryable and not isinstance(error, BackendCrashed)
+        return other if again or other is not unit else None
+
+    async def _attempt(self, unit: Unit, request: GenerateRequest | GenerateRequestV2, whole: float | None) -> None:
         message, session = self.message, self.session
-        unit = choose_generator(message.model, session.conn.version, self.services.candidates())
-        request = _resolve(message, session.peer.uid)
-        check_supported(request, unit.capabilities)
+        self.job.backend = unit.name
         self.terminal.model = model = unit.capabilities.model or unit.name
         wait = self.services.deadlines.waiting(message.queue_timeout_ms)
         output = self.services.generating.pace(unit.name).expected_output(message.max_tokens)
-        ticket = self._ticket(unit, _size(message) / _CHARS_PER_TOKEN, output, wait, whole)
+        ticket = self._ticket(unit, _size(message) / CHARS_PER_TOKEN, output, wait, whole)
         watch = self._queued if "queue_events" in session.conn.features else None
         async with self.services.generating.slot(ticket, watch):
             self.terminal.started = time.monotonic()
             self.terminal.meter = self.services.meter(unit.name)
             if watch is not None and session.alive:
                 session.send(m.Started(id=message.id, backend=unit.name, model=model))
-            await self._stream(unit, request, ticket)
+            self._handed_over = True
+            with self.services.routes.trial(unit):
+                await self._stream(unit, request, ticket)
 
     async def _stream(self, unit: Unit, request: GenerateRequest | GenerateRequestV2, ticket: Ticket) -> None:
         backend = unit.backend
@@ -206,63 +237,6 @@ class Generation(_Work):
     def _queued(self, position: int, depth: int, eta_ms: int | None) -> None:
         if self.session.alive and not self.terminal.sent:
             self.session.send(m.Queued(id=self.message.id, position=position, depth=depth, eta_ms=eta_ms))
-
-
-class Embedding(_Work):
-    """One `embed`."""
-
-    def __init__(self, session: Session, message: m.Embed, job: Job, services: Services) -> None:
-        super().__init__(session, job, services)
-        self.message = message
-        self.terminal = Terminal(session, job, services.ended)
-        self.asked_ms = None
-
-    async def _serve(self, whole: float | None) -> None:
-        self.services.refuse_new_work()
-        message = self.message
-        unit = choose_embedder(message.model, self.services.candidates())
-        self.terminal.model = model = unit.capabilities.model or unit.name
-        size = self._check_size(unit.capabilities.embedding_dimensions or 0)
-        cost = sum(map(len, message.input)) / _CHARS_PER_TOKEN
-        request = EmbedRequest(
-            input=message.input, dimensions=message.dimensions, task=message.task, normalize=message.normalize
-        )
-        wait = self.services.deadlines.waiting(None)
-        async with self.session.outbox.place(size):  # vectors are many times what was asked with
-            async with self.services.embedding.slot(self._ticket(unit, cost, 0.0, wait, whole)) as ticket:
-                self.terminal.started = began = time.monotonic()
-                result = await unit.backend.embed(request)
-                ticket.used = float(result.input_tokens)
-                ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
-            if self.session.congested:
-                await self.session.room()
-            self._answer(result, unit.name, model)
-
-    def _answer(self, result: EmbedResult, backend: str, model: str) -> None:
-        usage = Usage(input_tokens=result.input_tokens)
-        frame = m.Embeddings(
-            id=self.message.id,
-            count=result.count,
-            dimensions=result.dimensions,
-            dtype="f32le",
-            data=result.data,
-            usage=usage,
-            model=model,
-            backend=backend,
-        )
-        self.terminal.end(frame, "end", usage)
-
-    def _check_size(self, dimensions: int) -> int:
-        """Bytes of the vectors. Raises `InvalidRequest` if they do not fit one frame."""
-        row = 4 * (self.message.dimensions or dimensions)
-        most = (MAX_FRAME_LIMIT - _FRAME_MARGIN) // row if row else len(self.message.input)
-        if len(self.message.input) > most:
-            raise InvalidRequest(
-                f"embed.input: {len(self.message.input)} texts of {row} bytes a vector do not fit one frame",
-                hint=f"ask for at most {most} texts a request",
-                details={"field": "input", "count": len(self.message.input), "limit": most},
-            )
-        return row * len(self.message.input)
 
 
 def _is_cancelled() -> bool:

@@ -99,11 +99,12 @@ def test_the_first_reason_counts_and_the_task_is_cancelled_once() -> None:
 def test_an_operator_sees_who_and_how_much(state: TicketState) -> None:
     job = Job(9, 1, Owner(), accepted=10.0, priority="batch")
     job.backend, job.output_tokens = "chat", 5
-    job.ticket = Ticket(9, "chat", 1000, 1)
-    job.ticket.state = state
+    job.tickets = [Ticket(9, "chat", 1000, 1)]
+    job.tickets[0].state = state
     entry = job.entry(12.5, 3)
     assert (entry.request, entry.backend, entry.priority) == (9, "chat", "batch")
     assert (entry.uid, entry.pid, entry.client) == (1000, 7, "editor/1.4")
-    assert (entry.age_ms, entry.position, entry.output_tokens) == (2500, 3, 5)
+    waits = state is not TicketState.RUNNING
+    assert (entry.age_ms, entry.position, entry.output_tokens) == (2500, 3 if waits else None, 5)
     assert entry.state == ("running" if state is TicketState.RUNNING else "waiting")
     assert repr(job) == f"<Job #9 id=1 {entry.state} tokens=5>"

@@ -1,0 +1,265 @@
+"""How every backend stands: its state, its breaker, and what the two make of its lanes.
+
+The board owns the breakers, one for each engine that has served: one that was started anew begins without a past. A
+lane is open while its backend is ready and the breaker closed; shut while either says so; half open, it has one slot,
+so that the one request that may try is whoever is next, and the others wait behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from vestal import messages as m
+from vestal.codec import error_frame
+from vestal.errors import WireError
+from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.lane import Lane
+from vestald.config import RouterConfig
+from vestald.events import EventHub
+from vestald.metrics import Metrics
+from vestald.routing.breaker import Breaker, BreakerRules, counts
+from vestald.routing.explain import explained
+from vestald.routing.route import Ask, Prospect, Standing, ranked
+from vestald.serving.answer import internal_error
+from vestald.supervisor import Unit
+
+__all__ = ["Board"]
+
+
+class _House(Protocol):
+    """What the board is told of the daemon."""
+
+    @property
+    def generating(self) -> Dispatcher: ...
+    @property
+    def embedding(self) -> Dispatcher: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def events(self) -> EventHub: ...
+
+
+class _Entry:
+    """One unit's breaker, for the engine that serves now."""
+
+    def __init__(self, life: int, rules: BreakerRules) -> None:
+        self.life = life
+        self.breaker = Breaker(rules)
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Board:
+    """`units` gives the backends in the order of the configuration."""
+
+    def __init__(self, house: _House, units: Callable[[], Sequence[Unit]], config: RouterConfig) -> None:
+        self._house = house
+        self._units = units
+        self._now = time.monotonic
+        self._entries: dict[str, _Entry] = {}
+        self._adopt(config)
+
+    def _adopt(self, config: RouterConfig) -> None:
+        self.policy, self.retries = config.policy, config.retry_before_first_token
+        self._rules = BreakerRules(config.breaker_failures, config.breaker_window, config.breaker_cold)
+
+    def adjust(self, config: RouterConfig) -> None:
+        """Other rules from now on; a breaker that is open stays so, for as long as the new rules say."""
+        self._adopt(config)
+        for unit in self._units():
+            if (entry := self._entries.get(unit.name)) is not None:
+                entry.breaker.rules = self._rules
+                self._arrange(unit)
+
+    # --- for requests -----------------------------------------------------------------------------------------
+
+    def choose(self, ask: Ask, *, but: Unit | None = None) -> Unit:
+        """The backend that takes the request; `but` only if there is no other. Raises the `WireError` for a client."""
+        units = {unit.name: unit for unit in self._units()}
+        best = [units[prospect.name] for prospect in ranked(ask, self._prospects(ask), self.policy)]
+        return next((unit for unit in best if unit is not but), best[0])
+
+    def embedders(self, model: str | None) -> list[Unit]:
+        """The backend that embeds, and after it those that can share its work now: same model, same dimensions."""
+        units = {unit.name: unit for unit in self._units()}
+        ask = Ask(embed=True, model=model)
+        first, *others = ranked(ask, self._prospects(ask), self.policy)
+        return [units[first.name], *(units[other.name] for other in others if _alike(first, other))]
+
+    @contextmanager
+    def trial(self, unit: Unit) -> Iterator[None]:
+        """What a backend does with one request counts for it or against it; whatever it raises is a `WireError`."""
+        began = self._now()
+        try:
+            yield
+        except WireError as error:
+            if counts(error):
+                self._failed(unit, began, error)
+            raise
+        except Exception as fault:
+            failure = internal_error(unit.name, fault)
+            self._failed(unit, began, failure)
+            raise failure from None
+        else:
+            self._succeeded(unit, began)
+
+    # --- for operators ----------------------------------------------------------------------------------------
+
+    def breaker(self, unit: Unit) -> m.BreakerStatus:
+        """As a status shows it."""
+        breaker, now = self._entry(unit).breaker, self._now()
+        state = breaker.state(now)
+        cold = round(1000 * breaker.cold_left(now)) if state == "open" else None
+        return m.BreakerStatus(state=state, failures=breaker.failures(now), cold_ms=cold, last=breaker.last)
+
+    def explain(self, id: int, ask: Ask) -> m.RouteReport:
+        """Where a request would go now, and why."""
+        verdicts, refusal = explained(ask, self._prospects(ask), self.policy)
+        lanes = self._dispatcher(ask).scheduler.lanes
+        return m.RouteReport(
+            id=id,
+            policy=self.policy,
+            candidates=[
+                m.RouteCandidate(
+                    backend=prospect.name,
+                    model=prospect.capabilities.model,
+                    verdict=verdict,
+                    reason=reason,
+                    running=len(lanes[prospect.name].running) if prospect.name in lanes else 0,
+                    waiting=lanes[prospect.name].waiting if prospect.name in lanes else 0,
+                    slots=lanes[prospect.name].slots if prospect.name in lanes else 0,
+                )
+                for prospect, verdict, reason in verdicts
+            ],
+            chosen=next((p.name for p, verdict, _ in verdicts if verdict == "chosen"), None),
+            refusal=None if refusal is None else error_frame(refusal, None),
+        )
+
+    # --- changes ----------------------------------------------------------------------------------------------
+
+    def changed(self, unit: Unit) -> None:
+        """A unit is in another state: open its lanes while it is ready, shut them while it is away."""
+        house = self._house
+        if unit.state == "ready":
+            house.metrics.serves(unit.name)
+            self._arrange(unit)
+            return
+        if unit.state in ("unavailable", "failed"):
+            house.metrics.lost(unit.name)
+        self._shut(unit)
+        if unit.state == "failed" or unit.given_up:
+            self.lost(unit, unit.detail)
+
+    def lost(self, unit: Unit, reason: str) -> None:
+        """It will not come back by itself."""
+        for dispatcher in self._dispatchers:
+            dispatcher.fail_lane(unit.name, reason)
+
+    def forget(self, unit: Unit) -> None:
+        """It is no backend of this daemon's any more."""
+        entry = self._entries.pop(unit.name, None)
+        if entry is not None and entry.timer is not None:
+            entry.timer.cancel()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    @property
+    def _dispatchers(self) -> tuple[Dispatcher, Dispatcher]:
+        return self._house.generating, self._house.embedding
+
+    def _dispatcher(self, ask: Ask) -> Dispatcher:
+        return self._house.embedding if ask.embed else self._house.generating
+
+    def _entry(self, unit: Unit) -> _Entry:
+        entry = self._entries.get(unit.name)
+        if entry is None or entry.life != unit.life:
+            self.forget(unit)
+            entry = self._entries[unit.name] = _Entry(unit.life, self._rules)
+        return entry
+
+    def _prospects(self, ask: Ask) -> list[Prospect]:
+        lanes = self._dispatcher(ask).scheduler.lanes
+        return [self._prospect(unit, lanes.get(unit.name)) for unit in self._units()]
+
+    def _prospect(self, unit: Unit, lane: Lane | None) -> Prospect:
+        standing, why, retry_after = self._standing(unit, lane)
+        busy = (len(lane.running) + lane.waiting) / lane.slots if lane is not None else 0.0
+        return Prospect(unit.name, unit.capabilities, unit.aliases, standing, busy, why, retry_after)
+
+    def _standing(self, unit: Unit, lane: Lane | None) -> tuple[Standing, str, float | None]:
+        if not unit.served:
+            failed = unit.state == "failed"
+            return Standing.LOADING, f"is not loaded: {unit.detail}" if failed else f"is {unit.progress}", None
+        if unit.draining:
+            return Standing.DRAINING, "is being drained", None
+        if unit.state == "failed" or unit.given_up:
+            return Standing.LOST, f"is not serving: {unit.detail}", None
+        breaker, now = self._entry(unit).breaker, self._now()
+        state = breaker.state(now)
+        if state == "open":
+            left = breaker.cold_left(now)
+            return Standing.COLD, f"is left alone for {left:.0f} s after failures, last: {breaker.last}", left
+        if unit.state != "ready":
+            return Standing.AWAY, f"is {unit.progress}", None
+        if state == "half_open" and lane is not None and (lane.running or lane.waiting):
+            return Standing.AWAY, "has one request that shows whether it can serve again", None
+        return Standing.SERVING, "is ready", None
+
+    def _succeeded(self, unit: Unit, began: float) -> None:
+        if self._entry(unit).breaker.succeeded(began):
+            self._house.events.emit("breaker_closed", backend=unit.name)
+            self._arrange(unit)
+
+    def _failed(self, unit: Unit, began: float, error: WireError) -> None:
+        entry, now = self._entry(unit), self._now()
+        before = entry.breaker.state(now)
+        entry.breaker.failed(began, now, error.code)
+        if before != "open" and entry.breaker.state(now) == "open":
+            self._house.events.emit(
+                "breaker_opened",
+                level="warning",
+                backend=unit.name,
+                failures=entry.breaker.failures(now),
+                last=error.code,
+                seconds=self._rules.cold,
+            )
+            self._arrange(unit)
+
+    def _arrange(self, unit: Unit) -> None:
+        """Open or shut the lanes of a unit that is ready, as its breaker says."""
+        if unit.state != "ready":
+            return
+        entry, now = self._entry(unit), self._now()
+        state = entry.breaker.state(now)
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        if state == "open":
+            self._shut(unit)
+            loop = asyncio.get_running_loop()
+            entry.timer = loop.call_later(entry.breaker.cold_left(now), self._arrange, unit)
+            return
+        slots = 1 if state == "half_open" else unit.capabilities.slots
+        can = unit.capabilities
+        for dispatcher, able in ((self._house.generating, can.generate), (self._house.embedding, can.embed)):
+            if able:
+                dispatcher.open_lane(unit.name, slots)
+            else:  # restarted as another, it may have been able before: what waits for that waits in vain
+                dispatcher.fail_lane(unit.name, "it was restarted, and does not do that any more")
+
+    def _shut(self, unit: Unit) -> None:
+        for dispatcher in self._dispatchers:
+            dispatcher.shut_lane(unit.name)
+
+    def __repr__(self) -> str:
+        return f"<Board {self.policy}, {len(self._entries)} breakers>"
+
+
+def _alike(first: Prospect, other: Prospect) -> bool:
+    """Whether two backends give the same vectors, as far as they say."""
+    ours, theirs = first.capabilities, other.capabilities
+    same = (ours.model or first.name) == (theirs.model or other.name)
+    return same and ours.embedding_dimensions == theirs.embedding_dimensions and other.standing is Standing.SERVING

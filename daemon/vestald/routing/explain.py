@@ -1,0 +1,65 @@
+"""Why a request would go where: the router's own reasoning, backend by backend. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vestal.errors import WireError
+from vestal.values import RoutePolicy, RouteVerdict
+from vestald.routing.route import Ask, Prospect, Standing, ranked
+
+__all__ = ["explained"]
+
+_VERDICTS: dict[Standing, RouteVerdict] = {
+    Standing.SERVING: "possible",
+    Standing.AWAY: "away",
+    Standing.COLD: "cold",
+    Standing.LOST: "lost",
+    Standing.DRAINING: "draining",
+    Standing.LOADING: "loading",
+}
+_POLICIES: dict[RoutePolicy, str] = {
+    "priority": "the first in the configuration",
+    "least_busy": "the least busy",
+    "local_first": "the first on this machine",
+}
+
+
+def explained(
+    ask: Ask, prospects: Sequence[Prospect], policy: RoutePolicy
+) -> tuple[list[tuple[Prospect, RouteVerdict, str]], WireError | None]:
+    """Every backend with its verdict and the reason, the best first; and what a client hears if none is chosen."""
+    refusal: WireError | None = None
+    best: list[Prospect] = []
+    try:
+        best = ranked(ask, prospects, policy)
+    except WireError as error:
+        refusal = error
+    rest = [prospect for prospect in prospects if prospect not in best]
+    return [(p, *_verdict(ask, p, best, policy)) for p in (*best, *rest)], refusal
+
+
+def _verdict(ask: Ask, prospect: Prospect, best: Sequence[Prospect], policy: RoutePolicy) -> tuple[RouteVerdict, str]:
+    if ask.model is not None and ask.model not in prospect.names:
+        return "other_model", f"it is called {' or '.join(dict.fromkeys(prospect.names))}"
+    if prospect.standing is Standing.LOADING:
+        return "loading", f"it {prospect.why}"
+    if not ask.can(prospect.capabilities):
+        return "incapable", f"it cannot {ask.what}"
+    if (lack := ask.lacking(prospect.capabilities)) is not None:
+        return "incapable", lack.message
+    if best and prospect is best[0]:
+        return "chosen", _merit(prospect, best, policy)
+    if prospect.standing is not Standing.SERVING:
+        return _VERDICTS[prospect.standing], f"it {prospect.why}"
+    return "possible", f"{best[0].name} goes before it: {_POLICIES[policy]}"
+
+
+def _merit(prospect: Prospect, best: Sequence[Prospect], policy: RoutePolicy) -> str:
+    if len(best) == 1:
+        only = "it is the only one that can"
+    elif best[1].standing is not prospect.standing:
+        only = "it is the only one that serves now"
+    else:
+        only = _POLICIES[policy]
+    return only if prospect.standing is Standing.SERVING else f"{only}; it {prospect.why}"

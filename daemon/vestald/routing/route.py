@@ -1,0 +1,151 @@
+"""Which of the backends takes a request: by name, by what they can do, by how they stand, by policy. Pure.
+
+The order of the four is the meaning: a request is never sent to a model that it did not name, nor to one that cannot do
+all of what it asks for, however idle that one is. Of those that are left, one that serves goes before one that is
+away, and only among equals does the policy choose. A request that names no model leaves it to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+from msgspec import Struct
+
+from vestal.errors import BackendUnavailable, ModelNotFound, Unsupported, WireError
+from vestal.values import Capabilities, RoutePolicy
+
+__all__ = ["Ask", "Prospect", "Standing", "ranked"]
+
+
+class Standing(IntEnum):
+    """How a backend stands for a new request, the best first."""
+
+    SERVING = 0
+    AWAY = 1  # it is coming back, or its breaker lets one request try and has it: one may wait there
+    COLD = 2  # its breaker is open
+    LOST = 3  # it will not come back by itself
+    DRAINING = 4  # an operator keeps new requests away
+    LOADING = 5  # it has not served yet; what it can do is not known
+
+
+class Prospect(Struct, frozen=True):
+    """What the router sees of a backend. `busy` is what it runs and has waiting, by slot; `why` is why it stands so."""
+
+    name: str
+    capabilities: Capabilities
+    aliases: Sequence[str] = ()
+    standing: Standing = Standing.SERVING
+    busy: float = 0.0
+    why: str = ""
+    retry_after: float | None = None  # seconds
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name by which a request may mean it."""
+        model = self.capabilities.model if self.standing is not Standing.LOADING else ""
+        return tuple(name for name in (self.name, model, *self.aliases) if name)
+
+
+class Ask(Struct, frozen=True):
+    """What a request is to the router. `check` raises `Unsupported` for what a backend cannot honour."""
+
+    embed: bool = False
+    version: int = 1
+    model: str | None = None
+    check: Callable[[Capabilities], None] | None = None
+
+    @property
+    def what(self) -> str:
+        """As a verb."""
+        return "embed" if self.embed else "generate" if self.version == 1 else f"generate on version {self.version}"
+
+    def can(self, capabilities: Capabilities) -> bool:
+        """Whether a backend does this kind of work at all."""
+        if self.embed:
+            return capabilities.embed
+        return capabilities.generate and (self.version == 1 or capabilities.v2)
+
+    def lacking(self, capabilities: Capabilities) -> Unsupported | None:
+        """What of the request a backend that does this kind of work cannot honour."""
+        try:
+            if self.check is not None:
+                self.check(capabilities)
+        except Unsupported as error:
+            return error
+        return None
+
+
+def ranked(ask: Ask, prospects: Sequence[Prospect], policy: RoutePolicy) -> list[Prospect]:
+    """Those that may take the request, the best first, never none. Raises the `WireError` that says why nobody may."""
+    known = [p for p in prospects if p.standing is not Standing.LOADING]
+    named = [p for p in known if ask.model is None or ask.model in p.names]
+    able = [p for p in named if ask.can(p.capabilities)]
+    lacks = [ask.lacking(p.capabilities) for p in able]
+    fit = [p for p, lack in zip(able, lacks, strict=True) if lack is None]
+    if not fit:
+        raise _nobody(ask, prospects, known, named, [lack for lack in lacks if lack is not None])
+    fit.sort(key=_order(policy))
+    if fit[0].standing > Standing.AWAY:
+        raise _not_now(fit)
+    return fit
+
+
+def _order(policy: RoutePolicy) -> Callable[[Prospect], tuple[float, ...]]:
+    """Sorting is stable: the order of the configuration decides between equals."""
+    if policy == "least_busy":
+        return lambda p: (p.standing, p.busy)
+    if policy == "local_first":
+        return lambda p: (p.standing, not p.capabilities.local)
+    return lambda p: (p.standing,)
+
+
+def _nobody(
+    ask: Ask,
+    prospects: Sequence[Prospect],
+    known: Sequence[Prospect],
+    named: Sequence[Prospect],
+    lacks: Sequence[Unsupported],
+) -> WireError:
+    loading = [p for p in prospects if p not in known and (ask.model is None or ask.model in p.names)]
+    if lacks and not loading:
+        return lacks[0]
+    if loading:
+        return _not_now(loading)
+    can = [p for p in known if ask.can(p.capabilities)]
+    if ask.model is None:
+        return Unsupported(
+            f"no backend can {ask.what}",
+            hint="the welcome lists the backends and their capabilities",
+            details={"option": "type" if ask.embed or ask.version == 1 else "version"},
+        )
+    asked = ask.model[:64]
+    if named:
+        return Unsupported(
+            f"model {asked!r} cannot {ask.what}",
+            hint=f"models that can: {', '.join(_names(can)) or 'none'}",
+            details={"option": "model", "model": asked},
+        )
+    return ModelNotFound(
+        f"no backend serves model {asked!r}",
+        hint=f"models served here: {', '.join(_names(can)) or 'none'}",
+        details={"model": asked, "models": _names(can)},
+    )
+
+
+def _not_now(prospects: Sequence[Prospect]) -> BackendUnavailable:
+    """The first speaks for all; the soonest of them says when to come back."""
+    first = prospects[0]
+    times = [p.retry_after for p in prospects if p.retry_after is not None]
+    lost = first.standing is Standing.LOST
+    return BackendUnavailable(
+        "; ".join(f"backend {p.name!r} {p.why}" for p in prospects[:4]),
+        hint=f"an operator can restart it: vestal backend restart {first.name}" if lost else "try again later",
+        details={"backend": first.name, "backends": [p.name for p in prospects]},
+        retry_after_ms=round(1000 * min(times)) if times else None,
+    )
+
+
+def _names(prospects: Sequence[Prospect]) -> list[str]:
+    """Every name that would have been understood, each once."""
+    return list(dict.fromkeys(name for p in prospects for name in p.names))

@@ -1,0 +1,209 @@
+"""Which backend takes a request: every combination of name, capability, standing, policy and order."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+from typing import Any
+
+import pytest
+
+from vestal.errors import BackendUnavailable, ModelNotFound, Unsupported
+from vestal.values import Capabilities, RoutePolicy
+from vestald.routing.explain import explained
+from vestald.routing.route import Ask, Prospect, Standing, ranked
+
+POLICIES: tuple[RoutePolicy, ...] = ("priority", "least_busy", "local_first")
+
+
+def one(name: str, model: str = "", *, aliases: tuple[str, ...] = (), busy: float = 0.0,
+        standing: Standing = Standing.SERVING, retry_after: float | None = None, **can: Any) -> Prospect:  # fmt: skip
+    return Prospect(name, Capabilities(model=model, **can), aliases, standing, busy, f"is {standing.name}", retry_after)
+
+
+V1 = one("old", "small")
+V2 = one("new", "large", v2=True, aliases=("best", "fast"))
+VECTORS = one("vectors", "minilm", generate=False, embed=True)
+ALL = [VECTORS, V1, V2]
+V2_ASK, EMBED = Ask(version=2), Ask(embed=True)
+
+
+def chosen(ask: Ask, prospects: list[Prospect], policy: RoutePolicy = "priority") -> str:
+    return ranked(ask, prospects, policy)[0].name
+
+
+@pytest.mark.parametrize(("ask", "name"), [(Ask(), "old"), (V2_ASK, "new"), (EMBED, "vectors")])
+def test_without_a_model_the_first_that_can_is_chosen(ask: Ask, name: str) -> None:
+    assert chosen(ask, ALL) == name
+
+
+def test_the_order_of_the_configuration_decides() -> None:
+    for order in permutations([one("a"), one("b"), one("c")]):
+        assert chosen(Ask(), list(order)) == order[0].name
+
+
+@pytest.mark.parametrize("model", ["new", "large", "best", "fast"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_model_is_found_by_the_backends_name_by_its_own_and_by_every_alias(model: str, version: int) -> None:
+    assert chosen(Ask(version=version, model=model), ALL) == "new"
+
+
+def test_of_several_with_one_model_the_first_that_can_is_chosen() -> None:
+    prospects = [one("a", "m", generate=False, embed=True), one("b", "m"), one("c", "m", v2=True)]
+    assert [chosen(Ask(version=version, model="m"), prospects) for version in (1, 2)] == ["b", "c"]
+    assert chosen(Ask(embed=True, model="m"), prospects) == "a"
+
+
+def test_an_alias_that_several_share_is_a_choice() -> None:
+    prospects = [one("a", aliases=("x",), busy=2.0), one("b"), one("c", aliases=("x",), local=True, busy=1.0)]
+    assert [p.name for p in ranked(Ask(model="x"), prospects, "priority")] == ["a", "c"]
+    assert [p.name for p in ranked(Ask(model="x"), prospects, "least_busy")] == ["c", "a"]
+    assert [p.name for p in ranked(Ask(model="x"), prospects, "local_first")] == ["c", "a"]
+
+
+def test_a_backend_that_cannot_honour_the_request_is_passed_over() -> None:
+    def check(capabilities: Capabilities) -> None:
+        if not capabilities.vision:
+            raise Unsupported(f"model {capabilities.model!r} cannot honour image blocks", details={"option": "x"})
+
+    blind, seeing = one("blind", "m"), one("seeing", "m", vision=True, busy=9.0)
+    for policy in POLICIES:
+        assert chosen(Ask(model="m", check=check), [blind, seeing], policy) == "seeing"
+    with pytest.raises(Unsupported, match="image blocks"):
+        ranked(Ask(model="m", check=check), [blind], "priority")
+
+
+def test_how_a_backend_stands_goes_before_the_policy() -> None:
+    idle_but_away = one("away", local=True, standing=Standing.AWAY)
+    busy = one("busy", busy=50.0)
+    for policy, order in product(POLICIES, permutations([idle_but_away, busy])):
+        assert [p.name for p in ranked(Ask(), list(order), policy)] == ["busy", "away"]
+
+
+def test_one_that_is_away_is_waited_for_before_one_that_is_cold() -> None:
+    assert chosen(Ask(), [one("cold", standing=Standing.COLD), one("away", standing=Standing.AWAY)]) == "away"
+
+
+@pytest.mark.parametrize("standing", [Standing.COLD, Standing.LOST, Standing.DRAINING, Standing.LOADING])
+def test_where_nobody_can_take_it_now_it_is_unavailable_and_why_is_said(standing: Standing) -> None:
+    with pytest.raises(BackendUnavailable, match=f"backend 'a' is {standing.name}") as refused:
+        ranked(Ask(model="a"), [one("a", standing=standing), one("b")], "priority")
+    assert refused.value.retryable
+    assert refused.value.details == {"backend": "a", "backends": ["a"]}
+    assert ("vestal backend restart a" in str(refused.value.hint)) == (standing is Standing.LOST)
+
+
+def test_the_soonest_of_the_cold_ones_says_when_to_come_back() -> None:
+    cold = [one(n, standing=Standing.COLD, retry_after=s) for n, s in (("a", 20.0), ("b", 4.5))]
+    with pytest.raises(BackendUnavailable) as refused:
+        ranked(Ask(), cold, "priority")
+    assert refused.value.retry_after_ms == 4500
+
+
+def test_what_a_backend_that_loads_will_serve_is_not_known() -> None:
+    loading = one("a", "large", standing=Standing.LOADING, aliases=("x",))
+    for model in ("a", "x", None):
+        with pytest.raises(BackendUnavailable):
+            ranked(Ask(model=model), [loading], "priority")
+    with pytest.raises(ModelNotFound):
+        ranked(Ask(model="large"), [loading], "priority")
+    assert chosen(Ask(), [loading, V1]) == "old"
+
+
+def test_a_model_that_nobody_has_is_named_with_those_that_could_be_asked() -> None:
+    with pytest.raises(ModelNotFound, match="no backend serves model 'gpt-7'") as refused:
+        ranked(Ask(model="gpt-7"), ALL, "priority")
+    assert refused.value.details == {"model": "gpt-7", "models": ["old", "small", "new", "large", "best", "fast"]}
+    with pytest.raises(ModelNotFound) as refused:
+        ranked(Ask(embed=True, model="gpt-7"), ALL, "priority")
+    assert refused.value.details["models"] == ["vectors", "minilm"]
+
+
+def test_a_long_name_is_cut_short_in_the_answer() -> None:
+    with pytest.raises(ModelNotFound) as refused:
+        ranked(Ask(model="x" * 256), ALL, "priority")
+    assert "x" * 65 not in str(refused.value)
+    assert refused.value.details["model"] == "x" * 64
+
+
+@pytest.mark.parametrize("model", ["vectors", "minilm"])
+def test_a_model_that_cannot_do_it_is_said_with_those_that_can(model: str) -> None:
+    with pytest.raises(Unsupported, match="cannot generate") as refused:
+        ranked(Ask(model=model), ALL, "priority")
+    assert refused.value.details == {"option": "model", "model": model}
+    assert refused.value.hint == "models that can: old, small, new, large, best, fast"
+    with pytest.raises(Unsupported, match="cannot embed"):
+        ranked(Ask(embed=True, model="new"), ALL, "priority")
+
+
+def test_a_model_that_does_not_speak_the_version_is_said() -> None:
+    with pytest.raises(Unsupported, match="cannot generate on version 2") as refused:
+        ranked(Ask(version=2, model="old"), ALL, "priority")
+    assert refused.value.hint == "models that can: new, large, best, fast"
+
+
+@pytest.mark.parametrize("ask", [Ask(), V2_ASK, EMBED])
+def test_where_nobody_can_it_is_unsupported(ask: Ask) -> None:
+    unable = [V1, V2] if ask.embed else [VECTORS]
+    for prospects in ([], unable):
+        with pytest.raises(Unsupported, match=f"no backend can {ask.what}"):
+            ranked(ask, prospects, "priority")
+
+
+SETS = list(product([True, False], [True, False], [True, False], list(Standing)))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_whoever_is_chosen_is_meant_can_do_it_and_stands_best(policy: RoutePolicy) -> None:
+    """Over every pair of backends, each with or without each capability, in each standing, and every way to ask."""
+    for sets in product(SETS, repeat=2):
+        prospects = [
+            one(f"b{i}", "m", generate=g, v2=v, embed=e, standing=s, busy=float(2 - i), local=bool(i))
+            for i, (g, v, e, s) in enumerate(sets)
+        ]
+        for model, version in product((None, "b0", "m"), (1, 2)):
+            ask = Ask(version=version, model=model)
+            able = [
+                p
+                for p in prospects
+                if p.standing is not Standing.LOADING and ask.can(p.capabilities) and model in (None, *p.names)
+            ]
+            takers = [p for p in able if p.standing <= Standing.AWAY]
+            verdicts, refusal = explained(ask, prospects, policy)
+            assert len(verdicts) == len(prospects), "each is told of once"
+            if takers:
+                best = ranked(ask, prospects, policy)
+                assert {p.name for p in best} == {p.name for p in able}
+                assert best[0].standing == min(p.standing for p in able)
+                equals = [p for p in able if p.standing == best[0].standing]
+                assert best[0] is (equals[0] if policy == "priority" else equals[-1])
+                assert [(p.name, v) for p, v, _ in verdicts if v == "chosen"] == [(best[0].name, "chosen")]
+                assert refusal is None
+            else:
+                with pytest.raises((BackendUnavailable, Unsupported, ModelNotFound)) as refused:
+                    ranked(ask, prospects, policy)
+                assert refusal is not None
+                assert (refusal.code, refusal.message) == (refused.value.code, refused.value.message)
+                assert not [v for _, v, _ in verdicts if v == "chosen"]
+
+
+def test_every_verdict_has_its_reason() -> None:
+    prospects = [
+        one("other", "z"),
+        one("vectors", "m", generate=False, embed=True),
+        one("first", "m", busy=1.0),
+        one("second", "m", busy=2.0),
+        one("third", "m", standing=Standing.AWAY),
+        one("fourth", "m", standing=Standing.COLD),
+        one("m", standing=Standing.LOADING),
+    ]
+    verdicts, refusal = explained(Ask(model="m"), prospects, "least_busy")
+    assert refusal is None
+    assert [(p.name, verdict, reason) for p, verdict, reason in verdicts] == [
+        ("first", "chosen", "the least busy"),
+        ("second", "possible", "first goes before it: the least busy"),
+        ("third", "away", "it is AWAY"),
+        ("fourth", "cold", "it is COLD"),
+        ("other", "other_model", "it is called other or z"),
+        ("vectors", "incapable", "it cannot generate"),
+        ("m", "loading", "it is LOADING"),
+    ]
