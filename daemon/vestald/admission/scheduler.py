@@ -10,15 +10,23 @@ while an open lane has work (once `advance` was called); every ticket ends exact
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 from vestal.errors import BackendUnavailable, QueueFull, WireError
 from vestald.admission.lane import Lane
 from vestald.admission.quota import Quotas
-from vestald.admission.refusal import caller_full, connection_full, not_serving, queue_full, too_late, waited_out
+from vestald.admission.refusal import (
+    caller_full,
+    connection_full,
+    not_serving,
+    queue_full,
+    removed,
+    too_late,
+    waited_out,
+)
 from vestald.admission.ticket import Ticket, TicketState
 
 __all__ = ["Scheduler"]
@@ -52,6 +60,7 @@ class Scheduler:
         self._quotas = quotas or Quotas(lambda _uid: 0)
         self._per_uid: Counter[int] = Counter()
         self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._entries = itertools.count()  # between equal deadlines: parts of one request have its number in common
 
     @property
     def running(self) -> int:
@@ -78,6 +87,17 @@ class Scheduler:
         """The backend will not come back by itself; `advance` ends what waits for it."""
         if lane := self.lanes.get(name):
             lane.open, lane.given_up = False, reason or "it has failed"
+
+    def drop_lane(self, name: str, now: float) -> list[tuple[Ticket, WireError]]:
+        """The backend is gone for good: what waits for it ends, with why; what is in its slots is on its own."""
+        lane = self.lanes.get(name)
+        if lane is None:
+            return []
+        left: list[tuple[Ticket, WireError]] = [(ticket, removed(lane)) for ticket in lane.order()]
+        for ticket, _ in left:
+            self.end(ticket, now)
+        del self.lanes[name]
+        return left
 
     def adjust(self, *, queue_depth: int, per_caller: int, unavailable_timeout: float | None) -> None:
         """Other bounds and weights from now on. What waits goes on waiting, also where a new bound is less."""
@@ -132,7 +152,9 @@ class Scheduler:
             self._leave_queue(ticket)
             self._quotas.settle(ticket.uid, ticket.cost, 0.0, now)
         elif before is TicketState.RUNNING:
-            self.lanes[ticket.lane].settle(ticket, now)
+            lane = self.lanes.get(ticket.lane)
+            if lane is not None and ticket in lane.running:  # it was not dropped meanwhile
+                lane.settle(ticket, now)
             self._quotas.settle(ticket.uid, ticket.cost, ticket.cost if ticket.used is None else ticket.used, now)
 
     def next_deadline(self) -> float | None:
@@ -165,7 +187,7 @@ class Scheduler:
         longest = lane.longest_wait(now)
         if longest is None or too_late(ticket, longest, now) is None:
             return None
-        for other, wait in islice(lane.forecast(now), _LOOK_AHEAD):
+        for other, wait in itertools.islice(lane.forecast(now), _LOOK_AHEAD):
             if wait is None:
                 return None
             refusal = too_late(ticket, wait, now)
@@ -199,7 +221,7 @@ class Scheduler:
             if len(self._deadlines) > 2 * self.waiting + _COMPACT_AT:
                 self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
                 heapq.heapify(self._deadlines)
-            heapq.heappush(self._deadlines, (deadline, ticket.number, ticket))
+            heapq.heappush(self._deadlines, (deadline, next(self._entries), ticket))
 
     def _leave_queue(self, ticket: Ticket) -> None:
         self.waiting -= 1

@@ -17,6 +17,7 @@ from typing import Any, cast
 from vestal import messages as m
 from vestal.errors import WireError
 from vestal.values import Usage
+from vestald.admission.ticket import Ticket
 from vestald.audit.log import AuditLog
 from vestald.entrance.peer import Peer
 from vestald.serving.job import Job
@@ -29,6 +30,12 @@ _log = logging.getLogger("vestald")
 _EVENTS: Mapping[str, tuple[str, ...]] = {
     "daemon_state": ("before", "state"),
     "backend_state": ("backend", "state"),
+    "backend_added": ("backend", "adapter"),
+    "backend_removed": ("backend",),
+    "backend_drained": ("backend",),
+    "backend_undrained": ("backend",),
+    "backend_start_failed": ("backend",),
+    "backend_remove_failed": ("backend",),
     "backend_restart_failed": ("backend",),
     "backend_stop_failed": ("backend",),
     "backends_abandoned": ("backends",),
@@ -99,16 +106,15 @@ class Auditor:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def decided(self, job: Job, depth: int) -> None:
-        """A request was let in, and runs or waits; `depth` is how many wait now."""
-        ticket = job.ticket
-        if self._log is None or ticket is None:
+    def decided(self, job: Job, ticket: Ticket, depth: int) -> None:
+        """A request, or one part or one more try of it, was let in, and runs or waits; `depth` is how many wait now."""
+        if self._log is None:
             return
         decision = self._decided[job.number] = "queued" if ticket.waiting else "admitted"
         self._log.add(
             decision,
             **_who(cast("Session", job.owner)),
-            **_request(job),
+            **_request(job, ticket.lane),
             priority=job.priority,
             estimate_tokens=round(ticket.cost),
             depth=depth,
@@ -121,18 +127,17 @@ class Auditor:
         session = cast("Session", job.owner)
         if (stay := self._stays.get(session)) is not None:
             stay.requests += 1
-        now, ticket = time.monotonic(), job.ticket
-        queue_ms = _ms(ticket.started - ticket.entered) if ticket is not None and ticket.started else None
+        now, waited = time.monotonic(), job.waited
         self._log.add(
             "ended",
             **_who(session),
-            **_request(job),
+            **_request(job, job.backend),
             decision=self._decided.pop(job.number, "refused"),
             outcome=outcome,
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
-            queue_ms=queue_ms,
+            queue_ms=None if waited is None else _ms(waited),
             duration_ms=_ms(now - job.accepted),
             **_numbers(job.details),
         )
@@ -183,8 +188,8 @@ def _who(session: Session) -> dict[str, Any]:
     }
 
 
-def _request(job: Job) -> dict[str, Any]:
-    return {"request": job.number, "id": job.id, "backend": job.backend}
+def _request(job: Job, backend: str) -> dict[str, Any]:
+    return {"request": job.number, "id": job.id, "backend": backend}
 
 
 def _numbers(details: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:

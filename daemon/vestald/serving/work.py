@@ -182,9 +182,12 @@ class Generation(Work):
         output = self.services.generating.pace(unit.name).expected_output(message.max_tokens)
         ticket = self._ticket(unit, _size(message) / CHARS_PER_TOKEN, output, wait, whole)
         watch = self._queued if "queue_events" in session.conn.features else None
+        backend = unit.backend
         async with self.services.generating.slot(ticket, watch):
             self.terminal.started = time.monotonic()
             self.terminal.meter = self.services.meter(unit.name)
+            if unit.backend is not backend:  # it was restarted as another while this waited
+                check_supported(request, unit.capabilities)
             if watch is not None and session.alive:
                 session.send(m.Started(id=message.id, backend=unit.name, model=model))
             self._handed_over = True

@@ -77,6 +77,7 @@ def test_both_isolations_give_the_same_vectors_and_capabilities(serving: Serving
             assert await here.embed(request) == await there.embed(request)
             assert here.capabilities == there.capabilities == here._runs_in.capabilities == there._runs_in.capabilities
             assert (here.capabilities.slots, here.capabilities.embedding_dimensions) == (3, 8)
+            assert here.capabilities.local
 
     asyncio.run(main())
 

@@ -32,6 +32,7 @@ def test_an_embedding_model_makes_a_backend_that_only_embeds(embedder: Any) -> N
     can = embedder.capabilities
     assert (can.generate, can.v2, can.count, can.embed) == (False, False, False, True)
     assert (can.context_length, can.embedding_dimensions, can.options) == (16, 320, ())
+    assert can.local
 
 
 def test_one_text_makes_one_vector(embedder: Any) -> None:

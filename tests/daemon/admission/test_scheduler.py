@@ -214,9 +214,25 @@ def test_a_lane_that_was_given_up_refuses_and_says_why() -> None:
         w.submit()
     assert refused.value.retryable
     assert refused.value.hint is not None
-    assert "vestal restart a" in refused.value.hint
+    assert "vestal backend restart a" in refused.value.hint
     w.end(running)
     assert w.scheduler.running == w.scheduler.waiting == 0
+
+
+def test_a_lane_that_is_dropped_ends_what_waits_and_lets_go_of_what_runs() -> None:
+    w = world(depth=10)
+    running = w.submit()
+    waiting = [w.submit(wait=5.0), w.submit()]
+    left = w.scheduler.drop_lane("a", w.now)
+    assert [ticket for ticket, _ in left] == waiting
+    assert all(isinstance(error, BackendUnavailable) and error.retryable for _, error in left)
+    assert "a" not in w.scheduler.lanes
+    assert (w.scheduler.waiting, w.scheduler.next_deadline()) == (0, None)
+    w.scheduler.open_lane("a", 1)  # another of its name, while one of the first still runs
+    w.scheduler.end(running, w.now)
+    assert w.scheduler.lanes["a"].pace.mean is None, "what it cost says nothing of the second"
+    assert w.scheduler.running == 0
+    assert w.scheduler.drop_lane("nobody", w.now) == []
 
 
 def test_within_a_caller_its_connections_share() -> None:

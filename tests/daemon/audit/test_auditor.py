@@ -12,6 +12,7 @@ from vestal.audit_files import file_names, lines_of
 from vestal.connection import SocketKind
 from vestal.errors import BackendRefused
 from vestal.values import Usage
+from vestald.admission.ticket import Ticket, TicketState
 from vestald.audit.auditor import Auditor
 from vestald.audit.journal import Journal
 from vestald.audit.log import AuditLog
@@ -90,6 +91,26 @@ def test_a_request_that_ends_undecided_was_refused(tmp_path: Path) -> None:
     (line,) = audited(tmp_path / "audit", lambda auditor: auditor.ended(Job(3, 1, visitor, 0.0), "end", Usage(1, 2, 3)))
     assert (line["decision"], line["request"], line["id"], line["queue_ms"]) == ("refused", 3, 1, None)
     assert (line["input_tokens"], line["cached_tokens"], line["output_tokens"]) == (1, 2, 3)
+
+
+def test_each_part_of_a_request_is_let_in_by_itself_and_the_request_ends_once(tmp_path: Path) -> None:
+    job = Job(3, 1, cast("Any", Visitor()), 0.0)
+    job.backend = "left"
+    job.tickets = [Ticket(3, lane, 1000, "5e55", cost=cost) for lane, cost in (("left", 30.0), ("right", 10.0))]
+    for ticket, state in zip(job.tickets, (TicketState.WAITING, TicketState.RUNNING), strict=True):
+        ticket.state = state
+    job.tickets[1].entered, job.tickets[1].started = 1.0, 1.5
+
+    def act(auditor: Auditor) -> None:
+        for ticket in job.tickets:
+            auditor.decided(job, ticket, 1)
+        auditor.ended(job, "end", Usage())
+
+    first, second, end = audited(tmp_path / "audit", act)
+    facts = [(line["event"], line["backend"], line["estimate_tokens"]) for line in (first, second)]
+    assert facts == [("queued", "left", 30), ("admitted", "right", 10)]
+    assert {line["request"] for line in (first, second, end)} == {3}
+    assert (end["event"], end["backend"], end["queue_ms"]) == ("ended", "left", 500.0)
 
 
 def test_without_a_log_nothing_is_kept() -> None:

@@ -428,6 +428,31 @@ def test_what_the_chosen_backend_refuses_is_refused_and_all_parts_end(short_dir:
     assert [len(backend.asked) for backend in (a, b, c)] == [1, 1, 1]
 
 
+def test_an_error_does_not_wait_for_the_other_parts_to_let_go(short_dir: Path) -> None:
+    async def main() -> None:
+        may_leave = asyncio.Event()
+
+        async def slow(_request: EmbedRequest) -> EmbedResult:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                await may_leave.wait()
+            raise AssertionError
+
+        a = Embedder("a", wrong=too_long)
+        b = Scripted(name="b", embed=slow, model=MODEL, embedding_dimensions=1)
+        async with asyncio.timeout(20), daemon(short_dir, a, b) as inside:
+            caller = await inside.call("embed")
+            caller.send(m.Embed(id=1, input=texts(60)))
+            assert (await caller.error(1)).code == "context_overflow"
+            (job,) = inside.app.house.jobs.all()
+            assert job.backends == {"b"}, "its slot is taken until it has let go"
+            may_leave.set()
+            await inside.app.house.jobs.idle()
+
+    asyncio.run(main())
+
+
 def test_what_another_refuses_the_chosen_one_is_asked(short_dir: Path) -> None:
     """It may take longer texts, or know a task that the other does not: alone it would have been asked for all."""
 
@@ -525,7 +550,8 @@ def test_however_it_is_ended_every_part_ends(short_dir: Path, how: str, waits: b
         b.may.set()
 
     a, b = Embedder("a"), Embedder("b")
-    play(short_dir, scene, a, b, **({"timeout": Duration(0.3)} if how == "deadline" else {}))
+    limits: dict[str, Any] = {"timeout": Duration(0.3)} if how == "deadline" else {}
+    play(short_dir, scene, a, b, **limits)
 
 
 def test_the_second_cancel_of_a_stop_reaches_every_part(short_dir: Path) -> None:
@@ -578,7 +604,7 @@ def _code(frame: m.AnyMessage) -> str:
 
 
 @pytest.mark.parametrize("limits", [{"queue_depth": 1}, {"per_caller": 1}, {"tokens_per_minute": 30}], ids=str)
-def test_a_part_that_is_not_let_in_refuses_the_whole(short_dir: Path, limits: dict[str, int]) -> None:
+def test_a_part_that_is_not_let_in_refuses_the_whole(short_dir: Path, limits: dict[str, Any]) -> None:
     async def scene(inside: Inside) -> None:
         caller = await inside.call("embed")
         for id, backend in enumerate((a, b), start=8):
@@ -589,6 +615,8 @@ def test_a_part_that_is_not_let_in_refuses_the_whole(short_dir: Path, limits: di
         error = await caller.error(1)
         assert error.code == ("quota_exceeded" if "tokens_per_minute" in limits else "queue_full")
         assert inside.app.house.embedding.scheduler.waiting == 0, "the part that was let in gave its place back"
+        count = f'vestal_admission_refusals_total{{backend="b",code="{error.code}"}} 1.0'
+        assert count in inside.app.house.metrics_text().splitlines(), "it was b that had no place"
         for id, backend in enumerate((a, b), start=8):
             backend.may.set()
             assert isinstance(await caller.end(id), m.Embeddings)
