@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import vestal
+from benchmarks.offload import BACKEND_LINES
 from benchmarks.private import private_daemon
 from benchmarks.report import Row
 from benchmarks.streams import Answer, rate, together
@@ -32,7 +33,7 @@ adapter = "llamacpp"
 model = "{_MODEL}"
 slots = {_SLOTS}
 context_length = 2048
-"""
+{BACKEND_LINES}"""
 
 
 @contextmanager

@@ -18,13 +18,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the worker has it; read wh
 
 from llama_cpp import llama_cpp as lib
 
+from benchmarks.offload import LAYERS
+
 PROMPT = "<|im_start|>user\nWrite a long story about a lighthouse keeper.<|im_end|>\n<|im_start|>assistant\n"
 
 
 class Raw:
     def __init__(self, path: str, streams: int, threads: int, length: int = 2048) -> None:
         lib.llama_backend_init()
-        self.model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+        model_params = lib.llama_model_default_params()
+        model_params.n_gpu_layers = LAYERS
+        self.model = lib.llama_model_load_from_file(path.encode(), model_params)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = length * streams, streams, 512, 512

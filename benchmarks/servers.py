@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import vestal
+from benchmarks.offload import BACKEND_LINES, LAYERS
 from benchmarks.private import private_daemon
 from benchmarks.report import Row
 from benchmarks.streams import Answer, rate, together
@@ -42,7 +43,7 @@ adapter = "llamacpp"
 model = "{_MODEL}"
 slots = {_SLOTS}
 context_length = {_CONTEXT}
-"""
+{BACKEND_LINES}"""
 
 
 def _llama_server(path: Path, port: int) -> list[str] | None:
@@ -51,6 +52,7 @@ def _llama_server(path: Path, port: int) -> list[str] | None:
         return None
     threads = str(usable_cores())
     sizes = ["--parallel", str(_SLOTS), "--ctx-size", str(_SLOTS * _CONTEXT), "--threads", threads]
+    sizes += ["--n-gpu-layers", str(LAYERS if LAYERS >= 0 else 999)]
     return [program, "--model", str(path), "--host", "127.0.0.1", "--port", str(port), *sizes]
 
 
@@ -58,6 +60,7 @@ def _llama_cpp_server(path: Path, port: int) -> list[str] | None:
     if any(importlib.util.find_spec(name) is None for name in ("uvicorn", "fastapi", "sse_starlette")):
         return None
     sizes = ["--n_ctx", str(_CONTEXT), "--n_threads", str(usable_cores())]
+    sizes += ["--n_gpu_layers", str(LAYERS)]
     address = ["--host", "127.0.0.1", "--port", str(port)]
     return [sys.executable, "-m", "llama_cpp.server", "--model", str(path), *address, *sizes]
 
