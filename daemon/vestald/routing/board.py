@@ -64,7 +64,8 @@ class Board:
 
     def _adopt(self, config: RouterConfig) -> None:
         self.policy, self.retries = config.policy, config.retry_before_first_token
-        self._rules = BreakerRules(config.breaker_failures, config.breaker_window, config.breaker_cold)
+        window, cold = float(config.breaker_window), float(config.breaker_cold)
+        self._rules = BreakerRules(config.breaker_failures, window, cold)
 
     def adjust(self, config: RouterConfig) -> None:
         """Other rules from now on; a breaker that is open stays so, for as long as the new rules say."""
