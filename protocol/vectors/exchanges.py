@@ -58,6 +58,9 @@ class _Exchange:
         return {"name": self.name, "socket": self.socket, "version": self.client.version, "steps": self.steps}
 
 
+CHAT = m.RouteCandidate(backend="chat", model="smollm2-135m", verdict="chosen", reason="no other can take it", slots=4)
+
+
 def _done(id: int, **fields: Any) -> m.Done:
     made: Json = {"stop_reason": "end", "usage": USAGE, "backend": "chat", "model": "smollm2-135m", "timings": TIMINGS}
     return m.Done(id=id, **(made | fields))
@@ -69,6 +72,8 @@ def exchange_vectors() -> list[Json]:
     waiting: Json = {**v1, "features": ["queue_events"]}
     failed = m.Error(id=1, code="backend_crashed", message="the engine died", retryable=True)
     started = m.Started(id=1, backend="chat", model="smollm2-135m")
+    again = m.Started(id=1, backend="cluster", model="smollm2-135m")
+    retried = v.Notice(code="retried", message="backend chat: backend_crashed; cluster answered")
     exchanges = [
         _Exchange("v1, streamed", "infer", v1)
         .ask(m.Generate(id=1, messages=[USER]))
@@ -93,6 +98,10 @@ def exchange_vectors() -> list[Json]:
         .ask(m.Cancel(id=1))
         .answer(_done(1, stop_reason="cancelled"))
         .ask(m.Cancel(id=1)),
+        _Exchange("queue events, started, given to another backend, which it waits for", "infer", waiting)
+        .ask(m.Generate(id=1, messages=[USER]))
+        .answer(started, m.Queued(id=1, position=1, depth=1), again, m.Token(id=1, text="Hello"))
+        .answer(_done(1, backend="cluster", notices=[retried])),
         _Exchange("count and ping beside a stream, then goaway", "infer", v1)
         .ask(m.Generate(id=1, messages=[USER]))
         .ask(m.Count(id=2, messages=[USER]))
@@ -151,5 +160,16 @@ def exchange_vectors() -> list[Json]:
             m.Acknowledged(id=2, state="draining"),
             m.Event(id=1, seq=13, kind="daemon_state", data={"before": "ready", "state": "draining"}),
         ),
+        _Exchange("admin, a backend is added and asked for", "admin", v1)
+        .ask(m.Subscribe(id=1))
+        .answer(m.Snapshot(id=1, seq=12, status=STATUS))
+        .ask(m.AddBackend(id=2, backend="chat"))
+        .answer(
+            m.Acknowledged(id=2, state="ready", detail="backend chat starts"),
+            m.Event(id=1, seq=13, kind="backend_state", data={"backend": "chat", "state": "starting", "detail": ""}),
+            m.Event(id=1, seq=14, kind="backend_state", data={"backend": "chat", "state": "ready", "detail": ""}),
+        )
+        .ask(m.ExplainRoute(id=3, model="chat"))
+        .answer(m.RouteReport(id=3, policy="priority", candidates=[CHAT], chosen="chat")),
     ]
     return [exchange.made() for exchange in exchanges]

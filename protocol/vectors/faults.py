@@ -272,6 +272,11 @@ def _other_socket_errors(add: Any) -> None:
         "invalid_request", field="deadline_ms", id=1)  # fmt: skip
     add("restart of a backend without a name", "admin v1", {"type": "restart_backend", "id": 1, "backend": ""},
         "invalid_request", field="backend", id=1)  # fmt: skip
+    add("a route to explain on another socket", "admin v1", {"type": "explain_route", "id": 1, "socket": "admin"},
+        "invalid_request", field="socket", id=1)  # fmt: skip
+    add("a removal with a negative deadline", "admin v1",
+        {"type": "remove_backend", "id": 1, "backend": "chat", "deadline_ms": -1},
+        "invalid_request", field="deadline_ms", id=1)  # fmt: skip
     add("a second subscribe with the id in flight", "admin v1", [{"type": "subscribe", "id": 1}] * 2,
         "duplicate_id", accepted=("subscribe",))  # fmt: skip
 
@@ -288,6 +293,7 @@ def violation_vectors() -> list[Json]:
     done = m.Done(id=1, stop_reason="end", usage=USAGE, backend="chat", model="smollm2-135m", timings=TIMINGS)
     error = m.Error(id=1, code="internal", message="a bug", retryable=False)
     queued = m.Queued(id=1, position=1, depth=1)
+    started, text = m.Started(id=1, backend="chat", model="m"), m.Text(id=1, delta="Hi")
     both = {"versions": [2, 1], "features": ["queue_events"]}
     full = _welcome(2, ["queue_events"])
     v2 = m.GenerateV2(id=1, messages=[V2_USER])
@@ -309,8 +315,10 @@ def violation_vectors() -> list[Json]:
         ("queued without the feature", hello, [request], [welcome], queued),
         ("a v2 frame on version 1", hello, [request], [welcome], m.Text(id=1, delta="Hi")),
         ("a v1 frame on version 2", both, [v2], [full], token),
-        ("queued after started", both, [v2], [full, queued, m.Started(id=1, backend="chat", model="m")], queued),
-        ("text while queued", both, [v2], [full, queued], m.Text(id=1, delta="Hi")),
+        ("queued after text", both, [v2], [full, queued, started, text], queued),
+        ("started after text", both, [v2], [full, queued, started, queued, started, text], started),
+        ("text while queued", both, [v2], [full, queued], text),
+        ("text while queued again", both, [v2], [full, queued, started, queued], text),
         ("done after error", hello, [request], [welcome, error], done),
     ]
     return [

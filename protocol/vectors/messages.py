@@ -7,30 +7,14 @@ from typing import Any
 
 import msgspec
 
-from vectors.parts import BACKENDS, LIMITS, NOTHING, STATUS, TIMINGS, TOOL, USAGE, USER, V2_USER, Json, framed, to_json
+from vectors.admin import admin_messages
+from vectors.parts import BACKENDS, LIMITS, NOTHING, TIMINGS, TOOL, USAGE, USER, V2_USER, Json, framed, to_json
 from vestal import messages as m
 from vestal import values as v
 from vestal.framing import PREFIX
 
 __all__ = ["message_vectors"]
 
-CHAT_STATUS = m.BackendStatus(
-    name="chat",
-    adapter="llamacpp",
-    model="smollm2-135m",
-    state="loading",
-    percent=37.5,
-    detail="reading weights",
-    slots=4,
-    running=0,
-    waiting=2,
-    restarts=1,
-    pid=4243,
-    sandbox=["no_new_privs", "landlock/7"],
-    unsandboxed=["seccomp: Function not implemented"],
-    capabilities=BACKENDS[0].capabilities,
-    memory_bytes=240_123_904,
-)
 PIXEL = v.Attachment(kind="image", media_type="image/png", data=bytes.fromhex("89504e470d0a1a0a"))
 PROBABLE = (
     v.TokenLogprob(token=b"Hel", logprob=-0.25, top=(v.TopLogprob(b"Hel", -0.25), v.TopLogprob(b"\xf0\x9f", -1.5))),
@@ -45,7 +29,7 @@ def message_vectors() -> dict[str, list[Json]]:
         "messages-infer-v1": _vectors("infer", 1, _infer_v1()),
         "messages-infer-v2": _vectors("infer", 2, _infer_v2()),
         "messages-embed": _vectors("embed", 1, _embed()),
-        "messages-admin": _vectors("admin", 1, _admin()),
+        "messages-admin": _vectors("admin", 1, [*_every_socket(), *admin_messages()]),
         "messages-foreign": _foreign(),
     }
 
@@ -270,6 +254,22 @@ def _embed() -> Iterator[tuple[str, str, Any]]:
         ),
     )
     yield (
+        "embeddings, made by two backends, one of which took over from a third",
+        "daemon",
+        m.Embeddings(
+            id=2,
+            count=2,
+            dimensions=1,
+            dtype="f32le",
+            data=bytes.fromhex("0000803f000080bf"),
+            usage=v.Usage(input_tokens=4),
+            model="minilm-l6-v2",
+            backend="vectors",
+            parts=[m.EmbedPart(backend="vectors", count=1), m.EmbedPart(backend="more-vectors", count=1)],
+            notices=[v.Notice(code="retried", message="1 text again on more-vectors: worse-vectors: backend_crashed")],
+        ),
+    )
+    yield (
         "done, cancelled",
         "daemon",
         m.Done(id=1, stop_reason="cancelled", usage=NOTHING, backend="vectors", model="minilm-l6-v2", timings=TIMINGS),
@@ -284,67 +284,6 @@ def _embed() -> Iterator[tuple[str, str, Any]]:
             retryable=False,
             details={"model": "bge", "models": ["minilm-l6-v2"]},
         ),
-    )
-
-
-def _admin() -> Iterator[tuple[str, str, Any]]:
-    yield from _every_socket()
-    for command in (m.Status, m.Subscribe, m.Backends, m.Queue, m.Metrics, m.Drain, m.Undrain):
-        yield str(command.__struct_config__.tag), "client", command(id=1)
-    yield "cancel_request", "client", m.CancelRequest(id=1, request=17)
-    yield "restart_backend", "client", m.RestartBackend(id=1, backend="chat")
-    yield "reload", "client", m.Reload(id=1)
-    yield "stop", "client", m.Stop(id=1)
-    yield "stop, with a deadline", "client", m.Stop(id=1, deadline_ms=0)
-    yield "status_report", "daemon", msgspec.structs.replace(STATUS, backends=[CHAT_STATUS])
-    yield "snapshot", "daemon", m.Snapshot(id=1, seq=12, status=STATUS)
-    yield "event", "daemon", m.Event(id=1, seq=13, kind="backend_loading", data={"backend": "chat", "percent": 62.5})
-    yield (
-        "event, after some were dropped",
-        "daemon",
-        m.Event(id=1, seq=99, kind="daemon_state", data={"before": "ready", "state": "draining"}, dropped=40),
-    )
-    yield "backends_report", "daemon", m.BackendsReport(id=1, backends=[CHAT_STATUS])
-    yield (
-        "queue_report",
-        "daemon",
-        m.QueueReport(
-            id=1,
-            depth=1,
-            limit=64,
-            entries=[
-                m.QueueEntry(
-                    request=17,
-                    state="waiting",
-                    backend="chat",
-                    uid=1000,
-                    pid=777,
-                    client="editor/1.4",
-                    age_ms=1200,
-                    priority="normal",
-                    position=1,
-                    output_tokens=0,
-                )
-            ],
-        ),
-    )
-    yield "metrics_report", "daemon", m.MetricsReport(id=1, text="vestal_requests_total 3\n")
-    yield (
-        "reloaded",
-        "daemon",
-        m.Reloaded(
-            id=1,
-            file="/etc/vestal/vestald.toml",
-            applied=[m.OptionChange(key="admission.queue_depth", before="64", after="128")],
-            restart_to_apply=[m.OptionChange(key="backend.chat.slots", before="4", after="8")],
-            warnings=["/etc/vestal/vestald.toml:3: admission.depth is now admission.queue_depth"],
-        ),
-    )
-    yield "acknowledged", "daemon", m.Acknowledged(id=1, state="draining", detail="4 requests still run")
-    yield (
-        "error, terminal frame of a command",
-        "daemon",
-        m.Error(id=1, code="not_authorized", message="uid 1001 may not stop", retryable=False),
     )
 
 

@@ -111,6 +111,8 @@ def default_words(field: inspect.Field) -> str:
         return "required"
     if field.default_factory is not msgspec.NODEFAULT:
         return f"`{json.dumps(field.default_factory())}`"
+    if isinstance(field.default, msgspec.Struct):
+        return "its defaults"
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     return "nil" if default is None else f"`{json.dumps(default)}`"
 

@@ -55,9 +55,12 @@ if TYPE_CHECKING:
     from vestal.messages import (
         Counted,
         Done,
+        EmbedPart,
         Event,
         Goaway,
         Queued,
+        RouteCandidate,
+        RouteReport,
         Snapshot,
         Started,
         Text,
@@ -103,7 +106,10 @@ _HOMES: dict[str, str] = {
         "PermissionRefused ProtocolError QueueFull QueueTimeout QuotaExceeded RemoteProtocolError ShuttingDown "
         "SlowConsumer UnknownMessage Unsupported VersionUnsupported VestalError WireError"
     ),
-    "vestal.messages": ("Counted Done Event Goaway Queued Snapshot Started Text ThinkingDelta Token ToolUse Welcome"),
+    "vestal.messages": (
+        "Counted Done EmbedPart Event Goaway Queued RouteCandidate RouteReport Snapshot Started Text ThinkingDelta "
+        "Token ToolUse Welcome"
+    ),
     "vestal.readiness": "Progress",
     "vestal.requests": "MessageLike Options Prompt",
     "vestal.results": "Embeddings GenerateEvent Result",
@@ -143,6 +149,7 @@ __all__ = [
     "Done",
     "DuplicateId",
     "EmbedClient",
+    "EmbedPart",
     "Embeddings",
     "Event",
     "EventStream",
@@ -174,6 +181,8 @@ __all__ = [
     "RemoteProtocolError",
     "ResponseFormat",
     "Result",
+    "RouteCandidate",
+    "RouteReport",
     "ShuttingDown",
     "SlowConsumer",
     "Snapshot",

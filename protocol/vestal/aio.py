@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
-from typing import ClassVar, Self, TypeVar, Unpack
+from typing import ClassVar, Literal, Self, TypeVar, Unpack
 
 from msgspec import Struct
 
@@ -286,9 +286,44 @@ class AsyncAdminClient(_AsyncClient):
         """Take requests again."""
         return await self._command(m.Undrain, m.Acknowledged)
 
-    async def restart_backend(self, name: str) -> m.Acknowledged:
-        """Stop the backend and start it again; requests in it end with `backend_unavailable`."""
-        return await self._command(m.RestartBackend, m.Acknowledged, backend=name)
+    async def add_backend(self, name: str) -> m.Acknowledged:
+        """Start a backend that the daemon's configuration declares; `subscribe` tells how far it is."""
+        return await self._command(m.AddBackend, m.Acknowledged, backend=name)
+
+    async def remove_backend(self, name: str, deadline: float | None = None) -> m.Acknowledged:
+        """Stop a backend and forget it. What it has may run on for `deadline` seconds, or as configured."""
+        return await self._command(
+            m.RemoveBackend, m.Acknowledged, backend=name, deadline_ms=requests.milliseconds(deadline)
+        )
+
+    async def drain_backend(self, name: str) -> m.Acknowledged:
+        """Give a backend no new requests; what it has runs on."""
+        return await self._command(m.DrainBackend, m.Acknowledged, backend=name)
+
+    async def undrain_backend(self, name: str) -> m.Acknowledged:
+        """Give a backend requests again."""
+        return await self._command(m.UndrainBackend, m.Acknowledged, backend=name)
+
+    async def restart_backend(self, name: str, deadline: float | None = None) -> m.Acknowledged:
+        """Stop a backend, and start it as the configuration declares it now. What it runs may run on for `deadline`
+        seconds, by default the configured ones; what waits for it waits on."""
+        return await self._command(
+            m.RestartBackend, m.Acknowledged, backend=name, deadline_ms=requests.milliseconds(deadline)
+        )
+
+    async def explain_route(
+        self,
+        model: str | None = None,
+        *,
+        needs: Sequence[str] = (),
+        socket: Literal["infer", "embed"] = "infer",
+        version: int = 1,
+    ) -> m.RouteReport:
+        """Where a request would go now, and why: to `model`, on a connection of `version` to `socket`, with `needs` of
+        these capabilities and options."""
+        return await self._command(
+            m.ExplainRoute, m.RouteReport, model=model, needs=list(needs), socket=socket, version=version
+        )
 
     async def reload(self) -> m.Reloaded:
         """Read the daemon's configuration again. Raises `InvalidRequest` if it has a fault, and nothing changes."""
@@ -296,8 +331,7 @@ class AsyncAdminClient(_AsyncClient):
 
     async def stop(self, deadline: float | None = None) -> m.Acknowledged:
         """Stop the daemon. `deadline` seconds for what runs (0 cuts at once), by default the configured ones."""
-        milliseconds = None if deadline is None else round(deadline * 1000)
-        return await self._command(m.Stop, m.Acknowledged, deadline_ms=milliseconds)
+        return await self._command(m.Stop, m.Acknowledged, deadline_ms=requests.milliseconds(deadline))
 
     def subscribe(self) -> AsyncSubscription:
         """A `Snapshot`, then an `Event` per change, on a connection of its own."""

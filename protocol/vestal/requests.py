@@ -44,6 +44,7 @@ __all__ = [
     "embed_message",
     "generate_message",
     "hello_message",
+    "milliseconds",
 ]
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -153,6 +154,11 @@ def embed_message(
 def admin_message(kind: type[m.AdminRequest], id: int, **fields: object) -> m.AdminRequest:
     """An operator's command. Raises `InvalidRequest`."""
     return _checked(kind, {"id": id, **_given(**fields)})
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """A deadline as the wire has it."""
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _given(**fields: object) -> dict[str, object]:

@@ -165,7 +165,11 @@ def _logprobs(frames: list[m.AnyMessage]) -> Iterator[TokenLogprob]:
 
 
 class Embeddings(Struct, frozen=True, kw_only=True):
-    """Vectors of one `embed`: `count` rows of `dimensions` little-endian float32 each, in input order."""
+    """Vectors of one `embed`: `count` rows of `dimensions` little-endian float32 each, in input order.
+
+    Where several backends shared the texts, `parts` says who computed how many, in input order; `notices` has what the
+    daemon adjusted.
+    """
 
     count: int
     dimensions: int
@@ -173,6 +177,8 @@ class Embeddings(Struct, frozen=True, kw_only=True):
     usage: Usage
     model: str
     backend: str
+    parts: tuple[m.EmbedPart, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def of(cls, frame: m.Embeddings) -> Embeddings:
@@ -183,6 +189,8 @@ class Embeddings(Struct, frozen=True, kw_only=True):
                 f"the daemon sent {len(frame.data)} bytes of {frame.dtype!r} for {frame.count} vectors of "
                 f"{frame.dimensions} dimensions; expected {expected} bytes of 'f32le'"
             )
+        if frame.parts and (shared := sum(part.count for part in frame.parts)) != frame.count:
+            raise RemoteProtocolError(f"the daemon sent {frame.count} vectors, and the parts have {shared}")
         return cls(
             count=frame.count,
             dimensions=frame.dimensions,
@@ -190,6 +198,8 @@ class Embeddings(Struct, frozen=True, kw_only=True):
             usage=frame.usage,
             model=frame.model,
             backend=frame.backend,
+            parts=tuple(frame.parts),
+            notices=tuple(frame.notices),
         )
 
     def row(self, index: int) -> memoryview[float]:

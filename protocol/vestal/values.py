@@ -303,7 +303,9 @@ class Notice(Struct, frozen=True):
 class Capabilities(Struct, frozen=True, kw_only=True):
     """What a backend can do. The defaults describe a text-only v1 backend with one slot.
 
-    `context_length` and `max_output_tokens` are tokens; `None` is "no limit of its own". `options` names the
+    `context_length` and `max_output_tokens` are tokens; `None` is "no limit of its own". `embedding_batch` texts are
+    computed together, as far as it tells. `local`: it computes on this machine. `options` names the
+    generate options, beyond those the daemon itself honours, that the backend honours.
     """
 
     generate: bool = True

@@ -25,6 +25,7 @@ from vestal import messages as m
 
 MUTANTS = int(os.environ.get("VESTAL_MUTANTS", "100"))
 CHAIN = ["a", " one", " two", "<|end|>"]
+_FAILURES = ("backend_restart_failed", "backend_start_failed")
 # An exception that nobody has translated; the words of llama.cpp and of our own checks name what is wrong instead.
 UNTRANSLATED = re.compile(r"failed to load: \w+ at \w+\.py|Traceback")
 
@@ -78,13 +79,13 @@ class Subject:
             return (
                 isinstance(frame, m.Event)
                 and frame.data.get("backend") == self._name
-                and (frame.kind == "backend_restart_failed" or frame.data.get("state") == "ready")
+                and (frame.kind in _FAILURES or frame.data.get("state") == "ready")
             )
 
         event = admin.first(decided)
         admin.untaken.clear()
         assert isinstance(event, m.Event)
-        return str(event.data["error"]) if event.kind == "backend_restart_failed" else None
+        return str(event.data["error"]) if event.kind in _FAILURES else None
 
     def _asked(self) -> str:
         """How the request that it is given ends."""

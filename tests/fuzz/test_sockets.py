@@ -39,7 +39,8 @@ def would_stop(data: bytes) -> bool:
         said = [OBEYED.decode(payload) for payload in FrameReader(2**32).feed(data)]
     except WireError:
         return False
-    return any(isinstance(message, m.Stop | m.Drain | m.RestartBackend) for message in said)
+    commands = m.Stop | m.Drain | m.RemoveBackend | m.DrainBackend | m.RestartBackend
+    return any(isinstance(message, commands) for message in said)
 
 
 def is_mark(frame: dict[str, Any]) -> bool:

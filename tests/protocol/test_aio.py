@@ -511,7 +511,12 @@ COMMANDS: list[tuple[str, tuple[Any, ...], dict[str, Any], type]] = [
     ("cancel_request", (9,), {"request": 9}, m.CancelRequest),
     ("drain", (), {}, m.Drain),
     ("undrain", (), {}, m.Undrain),
-    ("restart_backend", ("chat",), {"backend": "chat"}, m.RestartBackend),
+    ("add_backend", ("chat",), {"backend": "chat"}, m.AddBackend),
+    ("remove_backend", ("chat", 0.25), {"backend": "chat", "deadline_ms": 250}, m.RemoveBackend),
+    ("drain_backend", ("chat",), {"backend": "chat"}, m.DrainBackend),
+    ("undrain_backend", ("chat",), {"backend": "chat"}, m.UndrainBackend),
+    ("restart_backend", ("chat", 0), {"backend": "chat", "deadline_ms": 0}, m.RestartBackend),
+    ("explain_route", ("small",), {"model": "small", "needs": [], "socket": "infer"}, m.ExplainRoute),
     ("reload", (), {}, m.Reload),
     ("stop", (1.5,), {"deadline_ms": 1500}, m.Stop),
 ]
@@ -520,6 +525,7 @@ ANSWERS: dict[type, Callable[[Any], Any]] = {
     m.Backends: lambda id: m.BackendsReport(id=id, backends=[]),
     m.Queue: lambda id: m.QueueReport(id=id, depth=0, limit=64, entries=[]),
     m.Metrics: lambda id: m.MetricsReport(id=id, text="up 1"),
+    m.ExplainRoute: lambda id: m.RouteReport(id=id, policy="priority", candidates=[], chosen="chat"),
     m.Reload: lambda id: m.Reloaded(id=id, file=None, applied=[], restart_to_apply=[]),
 }
 
@@ -537,7 +543,8 @@ def test_admin_commands(run: Run) -> None:
                 answers = {name: await getattr(client, name)(*given) for name, given, _, _ in COMMANDS}
         assert (answers["status"].state, answers["metrics"], answers["backends"]) == ("ready", "up 1", [])
         assert answers["reload"].restart_to_apply == []
-        assert answers["stop"] == m.Acknowledged(id=10, state="ready")
+        assert answers["explain_route"].chosen == "chat"
+        assert answers["stop"] == m.Acknowledged(id=len(COMMANDS), state="ready")
 
     run(main)
 

@@ -80,6 +80,22 @@ def test_events_are_the_frames_of_the_wire() -> None:
     assert result.tool_uses == [ToolUseBlock("c", "clock", {"zone": "UTC"})]
 
 
+def test_a_request_that_is_retried_waits_and_starts_again_and_says_so() -> None:
+    retried = vestal.Notice("retried", "backend chat: backend_crashed")
+
+    def script(peer: Peer) -> None:
+        id = peer.expect(m.GenerateV2).id
+        first, second = (m.Started(id=id, backend=name, model="smol") for name in ("chat", "cluster"))
+        frames.extend([first, m.Queued(id=id, position=1, depth=1), second, m.Text(id, "Hi")])
+        frames.append(done(id, notices=[retried]))
+        peer.send(*frames)
+
+    frames: list[Any] = []
+    with talking(script) as client, client.events("Hi") as events:
+        assert list(events) == frames
+        assert (events.result.text, events.result.notices) == ("Hi", [retried])
+
+
 def test_what_the_client_says_of_itself_reaches_the_daemon() -> None:
     def script(peer: Peer) -> None:
         clients.append((peer.client, peer.version, sorted(peer.features)))
@@ -314,7 +330,35 @@ COMMANDS: list[tuple[Callable[[vestal.AdminClient], Any], dict[str, Any], Callab
     (lambda c: c.cancel_request(9).state, {"": m.CancelRequest, "request": 9}, ack, "ready"),
     (lambda c: c.drain().state, {"": m.Drain}, ack, "ready"),
     (lambda c: c.undrain().state, {"": m.Undrain}, ack, "ready"),
-    (lambda c: c.restart_backend("chat").state, {"": m.RestartBackend, "backend": "chat"}, ack, "ready"),
+    (lambda c: c.add_backend("chat").state, {"": m.AddBackend, "backend": "chat"}, ack, "ready"),
+    (
+        lambda c: c.remove_backend("chat", deadline=0.25).state,
+        {"": m.RemoveBackend, "backend": "chat", "deadline_ms": 250},
+        ack,
+        "ready",
+    ),
+    (lambda c: c.remove_backend("chat").state, {"": m.RemoveBackend, "deadline_ms": None}, ack, "ready"),
+    (lambda c: c.drain_backend("chat").state, {"": m.DrainBackend, "backend": "chat"}, ack, "ready"),
+    (lambda c: c.undrain_backend("chat").state, {"": m.UndrainBackend, "backend": "chat"}, ack, "ready"),
+    (
+        lambda c: c.restart_backend("chat", 0).state,
+        {"": m.RestartBackend, "backend": "chat", "deadline_ms": 0},
+        ack,
+        "ready",
+    ),
+    (lambda c: c.restart_backend("chat").state, {"": m.RestartBackend, "deadline_ms": None}, ack, "ready"),
+    (
+        lambda c: c.explain_route("small", needs=("tools", "seed"), version=2).chosen,
+        {"": m.ExplainRoute, "model": "small", "needs": ["tools", "seed"], "version": 2, "socket": "infer"},
+        lambda id: m.RouteReport(id=id, policy="priority", candidates=[], chosen="chat"),
+        "chat",
+    ),
+    (
+        lambda c: c.explain_route(socket="embed").candidates,
+        {"": m.ExplainRoute, "model": None, "needs": [], "version": 1, "socket": "embed"},
+        lambda id: m.RouteReport(id=id, policy="priority", candidates=[]),
+        [],
+    ),
     (
         lambda c: c.reload().file,
         {"": m.Reload},

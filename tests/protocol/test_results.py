@@ -15,7 +15,7 @@ from vestal import messages as m
 from vestal.errors import ContextOverflow, LocalProtocolError, RemoteProtocolError
 from vestal.results import Answer, Embeddings
 from vestal.testing import done
-from vestal.values import TextBlock, ThinkingBlock, TokenLogprob, ToolUseBlock, TopLogprob, Usage
+from vestal.values import Notice, TextBlock, ThinkingBlock, TokenLogprob, ToolUseBlock, TopLogprob, Usage
 
 
 def answer_of(*batches: list[Any], version: int = 2) -> Answer:
@@ -137,6 +137,16 @@ def test_a_row_that_is_not_there_is_an_index_error(index: int) -> None:
 def test_vectors_whose_numbers_disagree_are_the_daemons_fault(changed: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError, match="expected"):
         Embeddings.of(vectors([[1.0, 2.0, 3.0]], **changed))
+
+
+def test_vectors_say_who_made_how_many_of_them() -> None:
+    parts = [m.EmbedPart(backend="near", count=2), m.EmbedPart(backend="far", count=1)]
+    notice = Notice("retried", "1 text again on far")
+    shared = Embeddings.of(vectors([[1.0], [2.0], [3.0]], parts=parts, notices=[notice]))
+    assert (shared.parts, shared.notices) == (tuple(parts), (notice,))
+    assert Embeddings.of(vectors([[1.0]])).parts == ()
+    with pytest.raises(RemoteProtocolError, match="2 vectors, and the parts have 3"):
+        Embeddings.of(vectors([[1.0], [2.0]], parts=parts))
 
 
 def test_reprs_show_numbers_and_little_text() -> None:

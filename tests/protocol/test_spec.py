@@ -174,6 +174,10 @@ def test_the_table_of_stop_reasons_is_the_type() -> None:
     assert [ticked(row[0])[0] for row in TABLES["stop reasons"]] == list(get_args(values.StopReason))
 
 
+def test_the_table_of_verdicts_is_the_type() -> None:
+    assert [ticked(row[0])[0] for row in TABLES["verdicts"]] == list(get_args(values.RouteVerdict))
+
+
 def test_features_and_capabilities_are_listed() -> None:
     assert [ticked(row[0])[0] for row in TABLES["features"]] == list(FEATURES)
     assert [ticked(row[0])[0] for row in TABLES["capabilities"]] == list(FLAGS)

@@ -90,10 +90,12 @@ def test_output_never_comes_while_a_request_is_said_to_be_queued() -> None:
         assert next_state(RequestState.QUEUED, piece) is None
 
 
-def test_a_request_is_not_queued_again_once_it_has_started() -> None:
-    for here in (RequestState.STARTED, RequestState.STREAMING):
-        assert next_state(here, "queued") is None
-        assert next_state(here, "started") is None
+def test_a_request_may_wait_and_start_again_until_something_of_its_answer_has_come() -> None:
+    for here in (RequestState.GENERATE, RequestState.QUEUED, RequestState.STARTED):
+        assert next_state(here, "queued") is RequestState.QUEUED
+        assert next_state(here, "started") is RequestState.STARTED
+    assert next_state(RequestState.STREAMING, "queued") is None
+    assert next_state(RequestState.STREAMING, "started") is None
 
 
 def test_every_exported_name_exists() -> None:

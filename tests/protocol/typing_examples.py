@@ -87,11 +87,16 @@ def vectors() -> None:
     assert_type(embeddings.vectors, list[list[float]])
     assert_type(embeddings.row(0)[0], float)
     assert_type(len(embeddings.to_numpy()), int)
+    assert_type(embeddings.parts, tuple[vestal.EmbedPart, ...])
 
 
 def operating() -> None:
     with vestal.AdminClient() as admin:
         assert_type(admin.metrics(), str)
+        admin.remove_backend("chat", deadline=5)
+        route = admin.explain_route("small", needs=["tools"])
+        assert_type(route, vestal.RouteReport)
+        assert_type(route.candidates, list[vestal.RouteCandidate])
         admin.stop(deadline=5)
         for frame in admin.subscribe():
             assert_type(frame, vestal.Snapshot | vestal.Event)
@@ -117,6 +122,7 @@ def mistakes(client: vestal.Client) -> None:
     """Each of these is told by the type checker; an ignore that is not needed fails the check."""
     client.stream("Hi", max_token=3)  # type: ignore[call-arg]  # a misspelt option
     client.stream("Hi", priority="urgent")  # type: ignore[arg-type]  # no such class
+    vestal.AdminClient().explain_route(socket="admin")  # type: ignore[arg-type]  # takes no requests
     client.generate(17)  # type: ignore[arg-type]  # no prompt
     vestal.Client("/run/x.sock")  # type: ignore[call-arg, arg-type]  # keywords only
     vestal.Cleint()  # type: ignore[attr-defined]  # a misspelt name

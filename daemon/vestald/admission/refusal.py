@@ -10,7 +10,16 @@ from vestal.errors import BackendUnavailable, DeadlineExceeded, QueueFull, Queue
 from vestald.admission.lane import Lane
 from vestald.admission.ticket import Ticket
 
-__all__ = ["caller_full", "connection_full", "not_serving", "queue_full", "retry_after_ms", "too_late", "waited_out"]
+__all__ = [
+    "caller_full",
+    "connection_full",
+    "not_serving",
+    "queue_full",
+    "removed",
+    "retry_after_ms",
+    "too_late",
+    "waited_out",
+]
 
 _UNKNOWN_SERVICE = 1.0  # seconds a job is taken to last until one has been seen
 
@@ -82,9 +91,17 @@ def waited_out(ticket: Ticket, now: float) -> QueueTimeout:
 def not_serving(lane: Lane, now: float) -> BackendUnavailable:
     """What is said of a lane that it is no use to wait for, to those who do and to those who come."""
     if lane.given_up or lane.away_since is None:
-        why, hint = lane.given_up, f"an operator can restart it: vestal restart {lane.name}"
+        why, hint = lane.given_up, f"an operator can restart it: vestal backend restart {lane.name}"
     else:
         away = now - lane.away_since
         why = f"it has been away for {away:.1f} s, and admission.unavailable_timeout is over"
         hint = "retry later: it may come back"
     return BackendUnavailable(f"backend {lane.name!r} is not serving: {why}", hint=hint, details={"backend": lane.name})
+
+
+def removed(lane: Lane) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"backend {lane.name!r} was removed by an operator while this waited for it",
+        hint="ask again: another backend may serve the model",
+        details={"backend": lane.name},
+    )

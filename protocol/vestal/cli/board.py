@@ -17,15 +17,12 @@ from rich.text import Text
 from vestal import messages as m
 from vestal.cli.queue import user
 from vestal.cli.rates import Pace, Rates
+from vestal.cli.standing import COLOURS, colour_of, standing
 from vestal.cli.terminal import printable
 from vestal.cli.wording import bar, count, elapsed, megabytes, words_of_time
 
 __all__ = ["Mishap", "Picture", "drawn"]
 
-_COLOURS = {
-    "ready": "green", "starting": "yellow", "loading": "yellow", "draining": "yellow", "stopping": "yellow",
-    "unavailable": "red", "failed": "red",
-}  # fmt: skip
 _OF_BACKENDS = (
     ("BACKEND", "left"), ("STATE", "left"), ("SLOTS", "left"), ("WAIT", "right"), ("MEM", "right"), ("TOK/S", "right"),
 )  # fmt: skip
@@ -71,7 +68,7 @@ def drawn(picture: Picture, width: int, encoding: str | None) -> RenderableType:
 
 def _head(status: m.StatusReport, pace: Pace, width: int) -> list[RenderableType]:
     title = Text.assemble(
-        printable(status.server), "  ", (status.state, f"bold {_COLOURS.get(status.state, '')}".strip()),
+        printable(status.server), "  ", (status.state, f"bold {COLOURS.get(status.state, '')}".strip()),
         f"  up {words_of_time(status.uptime_ms / 1000)}", f"  pid {status.pid}", f"  {_memory(status.memory_bytes)}",
     )  # fmt: skip
     work = f"{status.running} running, {status.waiting} waiting (at most {status.queue_depth})"
@@ -108,7 +105,7 @@ def _backends(backends: Iterable[m.BackendStatus], rates: Rates, width: int, enc
 def _state(backend: m.BackendStatus) -> Text:
     percent = f" {backend.percent:.0f} %" if backend.percent is not None else ""
     restarts = f" ({count(backend.restarts, 'restart')})" if backend.restarts else ""
-    return Text.assemble((f"{backend.state}{percent}", _COLOURS.get(backend.state, "")), restarts)
+    return Text.assemble((f"{standing(backend)}{percent}", colour_of(backend)), restarts)
 
 
 def _slots(backend: m.BackendStatus, encoding: str | None) -> Text:

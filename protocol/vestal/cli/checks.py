@@ -9,6 +9,7 @@ from pathlib import Path
 from vestal import AdminClient, Client, DaemonNotReady, DaemonNotRunning, EmbedClient, ModelError, __version__
 from vestal import messages as m
 from vestal.cli.reach import at
+from vestal.cli.standing import standing
 from vestal.errors import VestalError
 from vestal.findings import Finding, fail, failed, ok, warn
 from vestal.models.store import Store
@@ -57,9 +58,14 @@ def _daemon(report: m.StatusReport) -> Finding:
 
 
 def _backend(backend: m.BackendStatus) -> Finding:
-    about, says = f"backend {backend.name}", f"{backend.state}, {backend.running} of {backend.slots} slots busy"
+    about, says = f"backend {backend.name}", f"{standing(backend)}, {backend.running} of {backend.slots} slots busy"
     if backend.state in ("unavailable", "failed", "stopped"):
-        return fail(about, f"{backend.state}: {backend.detail}", f"vestal restart {backend.name}")
+        return fail(about, f"{backend.state}: {backend.detail}", f"vestal backend restart {backend.name}")
+    if backend.breaker.state == "open":
+        failures = f"{backend.breaker.failures} failures of late, the last: {backend.breaker.last}"
+        return warn(about, f"{says}; {failures}", "vestal logs")
+    if backend.draining:
+        return warn(about, says, f"vestal backend undrain {backend.name}")
     if backend.unsandboxed:
         return warn(
             about, f"{says}; not in its sandbox: {'; '.join(backend.unsandboxed)}", "what is said of its sandbox above"

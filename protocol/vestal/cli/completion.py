@@ -1,7 +1,8 @@
 """`vestal completion SHELL`: a script that lets the shell complete commands and options.
 
 It is written from the same tables and parsers that the commands themselves use, and it is static: pressing Tab
-starts no Python. Names of backends are asked of the daemon, by `vestal ps`, only where one is to be named.
+starts no Python, but where a backend is to be named. Those that run are asked of the daemon, by `vestal ps`, and those
+that could be added are those of the configuration, by `vestal config`, that do not run.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ examples
   vestal completion fish > ~/.config/fish/completions/vestal.fish"""
 
 _BACKENDS = "vestal ps 2>/dev/null | awk 'NR > 2 { print $2 }'"
+_DECLARED = (
+    r"vestal config explain 2>/dev/null | sed -n 's/^backend\.\(.*\)\.required .*/\1/p'"
+    f' | grep -vxF "$({_BACKENDS})"'
+)
+_NAMES = {
+    "backend add": _DECLARED,
+    **{f"backend {deed}": _BACKENDS for deed in ("remove", "drain", "undrain", "restart")},
+}
+"""What lists the names that a command takes."""
 
 
 class _Option(Struct, frozen=True):
@@ -126,7 +136,7 @@ def _bash(commands: list[_Command]) -> str:
     values = ['    *" --runtime-dir") COMPREPLY=($(compgen -d -- "$cur")); return ;;']
     for command in commands:
         values += [f"    {_bash_value(command.name, option)}" for option in command.options if option.takes]
-    values.append(f'    "restart restart") COMPREPLY=($(compgen -W "$({_BACKENDS})" -- "$cur")); return ;;')
+    values += [f"    {_bash_names(command, names)}" for command, names in _NAMES.items()]
     offered = {command.name: " ".join([*command.words, *_names(command)]) for command in commands}
     options = [f'    "{name}") words="{words}" ;;' for name, words in offered.items()]
     text = _BASH.replace("@NAMES@", names).replace("@VALUES@", "\n".join(values))
@@ -141,6 +151,11 @@ def _bash_value(command: str, option: _Option) -> str:
         return f"{when}) COMPREPLY=(); return ;;"
     kind = "-f" if option.takes == "file" else "-d"
     return f'{when}) COMPREPLY=($(compgen {kind} -- "$cur")); return ;;'
+
+
+def _bash_names(command: str, names: str) -> str:
+    found = f'COMPREPLY=($(compgen -W "$({names})" -- "$cur")); return'
+    return f'"{command} {command.split()[1]}") if [[ $cur != -* ]]; then {found}; fi ;;'
 
 
 def _parents(name: str) -> str:
@@ -193,7 +208,10 @@ def _zsh(commands: list[_Command]) -> str:
     values = ['    *" --runtime-dir") _files -/; return ;;']
     for command in commands:
         values += [f"    {_zsh_value(command.name, option)}" for option in command.options if option.takes]
-    values.append(f'    "restart restart") compadd -- $({_BACKENDS}); return ;;')
+    values += [
+        f'    "{command} {command.split()[1]}") if [[ $PREFIX != -* ]]; then compadd -- $({names}); return; fi ;;'
+        for command, names in _NAMES.items()
+    ]
     top = " ".join(_described(command.name, command.purpose) for command in commands if " " not in command.name)
     options = [f'    "{command.name}") choices=({_zsh_choices(command)}) ;;' for command in commands]
     text = _ZSH.replace("@NAMES@", names).replace("@VALUES@", "\n".join(values))
@@ -231,17 +249,24 @@ def _fish(commands: list[_Command]) -> str:
             when = f"__fish_seen_subcommand_from {first}"
             lines.append(f"complete -c vestal -n '{when}' -a {second} -d {_fish_quote(command.purpose)}")
         lines += [_fish_option(command, option) for option in command.options]
-    lines.append(f"complete -c vestal -n '__fish_seen_subcommand_from restart' -a {_fish_quote(f'({_BACKENDS})')}")
+    lines += [
+        f"complete -c vestal -n '{_fish_seen(name)}' -a {_fish_quote(f'({backends})')}"
+        for name, backends in _NAMES.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _fish_option(command: _Command, option: _Option) -> str:
-    when = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in command.name.split())
+    when = _fish_seen(command.name)
     names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
     value = {"": "", "file": " -r -F", "directory": " -x -a '(__fish_complete_directories)'", "text": " -x"}.get(
         option.takes, f" -x -a {_fish_quote(option.takes)}"
     )
     return f"complete -c vestal -n '{when}' {names}{value} -d {_fish_quote(' '.join(option.help.split()))}"
+
+
+def _fish_seen(command: str) -> str:
+    return "; and ".join(f"__fish_seen_subcommand_from {word}" for word in command.split())
 
 
 def _fish_quote(text: str) -> str:

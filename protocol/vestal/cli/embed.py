@@ -51,6 +51,8 @@ def execute(args: Namespace) -> int:
     with EmbedClient(autostart=args.autostart, **at(args)) as client:
         reach(client, args, Screen())
         vectors = client.embed(texts, model=args.model, dimensions=args.dimensions)
+    for notice in vectors.notices:
+        Screen().note(f"vestal: {notice.code}: {notice.message}")
     for line in _json_lines(vectors) if args.json else _table_lines(vectors, texts, columns(sys.stdout)):
         sys.stdout.write(f"{line}\n")
     return OK
@@ -64,13 +66,18 @@ def _json_lines(vectors: Embeddings) -> list[str]:
 
 def _table_lines(vectors: Embeddings, texts: Sequence[str], width: int | None) -> list[str]:
     head = f"{count(len(texts), 'text')}, {vectors.dimensions} dimensions, {count(vectors.usage.input_tokens, 'token')}"
-    lines = [cut(printable(f"{head}; {vectors.model} on {vectors.backend}"), width), ""]
+    lines = [cut(printable(f"{head}; {vectors.model} on {_backends(vectors)}"), width), ""]
     for index, text in enumerate(texts):
         numbers = " ".join(f"{number:6.3f}" for number in vectors.row(index)[:_SHOWN])
         lines.append(cut(f"{index:3}  {numbers} …  {printable(text)}", width))
     if len(texts) > 1:
         lines += ["", *similarity_lines([vectors.row(index).tolist() for index in range(len(texts))], width)]
     return lines
+
+
+def _backends(vectors: Embeddings) -> str:
+    """Who computed them: `near`, or `near (40), far (8)`."""
+    return ", ".join(f"{part.backend} ({part.count})" for part in vectors.parts) or vectors.backend
 
 
 def similarity_lines(rows: Sequence[Sequence[float]], width: int | None) -> list[str]:

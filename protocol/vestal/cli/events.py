@@ -10,7 +10,17 @@ from vestal.messages import Event
 __all__ = ["facts_of", "is_trouble", "line_of", "said"]
 
 _TROUBLE = frozenset(
-    ("request_failed", "refused", "backend_restart_failed", "backend_stop_failed", "backends_abandoned", "requests_cut")
+    (
+        "request_failed",
+        "refused",
+        "backend_start_failed",
+        "backend_restart_failed",
+        "backend_remove_failed",
+        "backend_stop_failed",
+        "backends_abandoned",
+        "requests_cut",
+        "breaker_opened",
+    )
 )
 _BAD_STATES = frozenset(("failed", "unavailable"))
 _LEVELS = {"error": ("red", "bold"), "warning": ("yellow",), "debug": ("dim",)}

@@ -18,7 +18,8 @@ exit codes
   0    done
   1    refused: by the daemon, or by the model store
   2    this command line cannot be meant
-  69   the daemon is not there, or not ready; or a package is not installed
+  69   the daemon, or a backend, is not there, or not ready; or a package
+       is not installed
   70   a bug, here or in what answers on the socket
   77   this user may not talk to the daemon
   130  interrupted by Ctrl-C

@@ -42,8 +42,9 @@ COMMANDS = {
     "stop": ("stop", "stop the daemon and wait until it is gone"),
     "drain": ("steer", "take no new requests; finish those there"),
     "undrain": ("steer", "take requests again"),
-    "restart": ("steer", "restart one backend"),
     "cancel": ("steer", "end one request of anybody's"),
+    "backend": ("backends", "list, add, remove, drain, restart backends"),
+    "route": ("route", "where a request would go, and why"),
     "completion": ("completion", "let the shell complete these commands"),
     "reload": ("reload", "read the configuration again"),
     "config": ("config", "show and check the configuration"),
@@ -62,6 +63,15 @@ BRANCHES = {
         "trust": ("keys", "let the signatures of a key count"),
         "revoke": ("keys", "let the signatures of a key count no more"),
     },
+    "backend": {
+        "list": ("backends", "the backends, their names and how they stand"),
+        "add": ("backend_changes", "start a backend that the configuration declares"),
+        "remove": ("backend_changes", "let a backend finish, and stop it"),
+        "drain": ("backend_changes", "give a backend no new requests"),
+        "undrain": ("backend_changes", "give a backend requests again"),
+        "restart": ("backend_changes", "let a backend finish, and start it anew"),
+    },
+    "route": {"explain": ("route", "where a request would go now, and why")},
 }
 """Commands of two words, by the first."""
 
@@ -70,9 +80,9 @@ _GROUPS = (
     ("models", ("pull", "models", "show", "rm", "gc", "keys")),
     (
         "look at the daemon (for its owner)",
-        ("status", "top", "watch", "ps", "queue", "logs", "doctor", "metrics", "audit"),
+        ("status", "top", "watch", "ps", "queue", "route", "logs", "doctor", "metrics", "audit"),
     ),
-    ("steer it", ("stop", "drain", "undrain", "restart", "cancel", "reload", "config")),
+    ("steer it", ("stop", "drain", "undrain", "backend", "cancel", "reload", "config")),
     ("the shell", ("completion",)),
 )
 

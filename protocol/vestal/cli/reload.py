@@ -7,7 +7,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 from vestal import InvalidRequest
-from vestal.cli.failures import FAILED, OK
+from vestal.cli.failures import OK
+from vestal.cli.faults import told
 from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
 from vestal.cli.terminal import Screen, printable
@@ -34,13 +35,7 @@ def execute(args: Namespace) -> int:
         with admin(args) as client:
             done = client.reload()
     except InvalidRequest as refused:
-        faults = refused.details.get("faults")
-        if not isinstance(faults, list):
-            raise
-        for fault in faults:
-            Screen().note(f"vestal: {fault}")
-        Screen().note("vestal: nothing was changed")
-        return FAILED
+        return told(refused)
     for warning in done.warnings:
         Screen().note(f"vestal: {warning}")
     lines = [json_line(_fields(done))] if args.json else lines_of(done)
@@ -53,6 +48,8 @@ def lines_of(done: Reloaded) -> Iterator[str]:
     yield f"read {done.file}" if done.file else "there is no file; flags and variables were read"
     yield from _changes("now", done.applied)
     yield from _changes("restart to apply", done.restart_to_apply)
+    if any(change.key.startswith("backend.") for change in done.restart_to_apply):
+        yield "of backends: `vestal backend restart NAME`, or add, or remove, applies it while vestald runs"
     if not done.applied and not done.restart_to_apply:
         yield "nothing is different"
 

@@ -15,16 +15,14 @@ from vestal import messages as m
 from vestal.cli.failures import OK, UNAVAILABLE
 from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
+from vestal.cli.standing import COLOURS, colour_of, standing
 from vestal.cli.terminal import Screen, Style, columns, printable, style_of
-from vestal.cli.wording import bar, count, cut, json_line, megabytes, words_of_time
+from vestal.cli.wording import bar, cells, count, cut, json_line, megabytes, words_of_time
 
 __all__ = ["as_json", "backend_lines", "execute", "parser", "status_lines"]
 
 _BAR = 20
-_COLOURS = {
-    "ready": "green", "starting": "yellow", "loading": "yellow", "draining": "yellow", "stopping": "yellow",
-    "unavailable": "red", "failed": "red",
-}  # fmt: skip
+_NAME = 40  # columns of a name, at most
 _LOADING = "is not ready yet: `vestal run --wait PROMPT` waits for it"
 _NEXT = {
     "starting": _LOADING,
@@ -68,7 +66,7 @@ def as_json(message: msgspec.Struct) -> dict[str, Any]:
 
 def status_lines(report: m.StatusReport, width: int | None, style: Style, encoding: str | None) -> list[str]:
     """The daemon in a few lines, then each backend in two or three; `width` cuts, `None` does not."""
-    state = style(report.state, "bold", *filter(None, [_COLOURS.get(report.state)]))
+    state = style(report.state, "bold", *filter(None, [COLOURS.get(report.state)]))
     facts = (
         ("directory", printable(report.runtime_dir)),
         ("sockets", printable(" ".join(sorted(report.sockets)))),
@@ -91,9 +89,11 @@ def status_lines(report: m.StatusReport, width: int | None, style: Style, encodi
 
 def backend_lines(backend: m.BackendStatus, width: int | None, style: Style, encoding: str | None) -> list[str]:
     """`name  state`, then what it runs and how busy it is, then what it says of itself."""
-    state = style(backend.state, *filter(None, [_COLOURS.get(backend.state)]))
-    lines = [f"{style(cut(printable(backend.name), 40), 'bold')}  {state}{_progress(backend, style, encoding)}"]
-    facts = (_what(backend), printable(backend.detail), *_confinement(backend))
+    words, progress = standing(backend), _progress(backend, style, encoding)
+    room = _NAME if width is None else max(min(_NAME, width - cells(f"  {words}{progress}")), _NAME // 4)
+    name, state = cut(printable(backend.name), room), style(words, *filter(None, [colour_of(backend)]))
+    lines = [f"{style(name, 'bold')}  {state}{progress}"]
+    facts = (_what(backend), *_names(backend), printable(backend.detail), *_failures(backend), *_confinement(backend))
     lines += [cut(f"  {line}", width) for line in facts if line]
     return lines
 
@@ -103,6 +103,18 @@ def _progress(backend: m.BackendStatus, style: Style, encoding: str | None) -> s
         return ""
     drawn = f"  {bar(backend.percent, _BAR, encoding)}" if style.drawn else ""
     return f"{drawn}  {backend.percent:.0f} %"
+
+
+def _names(backend: m.BackendStatus) -> list[str]:
+    return [f"also called {printable(', '.join(backend.aliases))}"] if backend.aliases else []
+
+
+def _failures(backend: m.BackendStatus) -> list[str]:
+    """Why requests are kept from it."""
+    breaker = backend.breaker
+    if breaker.state == "closed":
+        return []
+    return [f"{count(breaker.failures, 'failure')} of late, the last: {printable(breaker.last)}"]
 
 
 def _confinement(backend: m.BackendStatus) -> list[str]:

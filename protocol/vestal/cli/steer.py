@@ -1,4 +1,4 @@
-"""`vestal drain`, `undrain`, `restart`, `cancel`: one admin command each, and a line that says what it did."""
+"""`vestal drain`, `undrain`, `cancel`: one admin command each, and a line that says what it did."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from vestal.cli.wording import count
 
 __all__ = ["execute", "parser"]
 
-_WORDS = {"restart": "BACKEND", "cancel": "REQUEST"}
-_MORE = {
-    "restart": "Requests that it runs are cut; `vestal status` lists the backends.",
-    "cancel": "REQUEST is the number that `vestal queue` shows.",
-}
+_WORDS = {"cancel": "REQUEST"}
+_MORE = {"cancel": "REQUEST is the number that `vestal queue` shows."}
 
 
 def parser(command: str, purpose: str) -> Parser:
-    """The arguments of one of the four."""
+    """The arguments of one of the three."""
     words = _WORDS.get(command, "")
     return Parser(
         command, purpose, words=words, least=len(words) and 1, most=len(words) and 1, more=_MORE.get(command, "")
@@ -49,15 +46,10 @@ def _undrain(client: AdminClient) -> str:
     return f"vestald is {client.undrain().state}"
 
 
-def _restart(client: AdminClient, backend: str) -> str:
-    client.restart_backend(backend)
-    return f"backend {backend} restarts; `vestal status` shows how far it is"
-
-
 def _cancel(client: AdminClient, request: str) -> str:
     if not request.isascii() or not request.isdigit():
         raise UsageError(f"{request!r} is no request's number: `vestal queue` shows them")
     return client.cancel_request(int(request)).detail or f"request {request} is cancelled"
 
 
-_DEEDS: dict[str, Callable[..., str]] = {"drain": _drain, "undrain": _undrain, "restart": _restart, "cancel": _cancel}
+_DEEDS: dict[str, Callable[..., str]] = {"drain": _drain, "undrain": _undrain, "cancel": _cancel}

@@ -14,6 +14,7 @@ from vestal.cli.events import is_trouble, line_of
 from vestal.cli.failures import OK, UNAVAILABLE
 from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
+from vestal.cli.standing import standing
 from vestal.cli.status import as_json
 from vestal.cli.terminal import Screen, Style, style_of
 from vestal.cli.wording import count, json_line
@@ -54,5 +55,5 @@ def _told(event: Snapshot | Event, style: Style) -> str:
         return line_of(now, event.kind, facts, style, "error" if is_trouble(event) else "info")
     status = event.status
     facts = {"state": status.state, "pid": status.pid, "running": status.running, "waiting": status.waiting}
-    backends = {backend.name: backend.state for backend in status.backends}
+    backends = {backend.name: standing(backend) for backend in status.backends}
     return line_of(now, f"{status.server} with {count(len(backends), 'backend')}", {**facts, **backends}, style)

@@ -7,11 +7,13 @@ test tells it to, for tests of what calls a backend; `ScriptedDaemon` does the s
 from vestal.testing.backend import Play, ScriptedBackend, end
 from vestal.testing.conformance import CHECKS, NotConforming, Outcome, Report, check_backend
 from vestal.testing.daemon import Gone, Peer, Script, ScriptedDaemon, done, echo, status_report
+from vestal.testing.subject import Outage
 
 __all__ = [
     "CHECKS",
     "Gone",
     "NotConforming",
+    "Outage",
     "Outcome",
     "Peer",
     "Play",

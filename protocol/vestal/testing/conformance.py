@@ -16,8 +16,8 @@ from typing import Literal
 from msgspec import Struct
 
 from vestal.backend import Backend
-from vestal.testing import answer_checks, life_checks, option_checks, vector_checks
-from vestal.testing.subject import Broken, Inapplicable, Subject
+from vestal.testing import answer_checks, life_checks, loss_checks, option_checks, vector_checks
+from vestal.testing.subject import Broken, Inapplicable, Outage, Subject
 from vestal.values import Capabilities
 
 __all__ = ["CHECKS", "NotConforming", "Outcome", "Report", "check_backend"]
@@ -29,6 +29,7 @@ _OF_ITS_LIFE: Mapping[str, Callable[[Subject], Awaitable[None]]] = {
     "restart": life_checks.restart,
     "stop_while_starting": life_checks.stop_while_starting,
     "stop_while_running": life_checks.stop_while_running,
+    "loss": loss_checks.loss,
 }
 _WHILE_SERVING: Mapping[str, Callable[[Subject, Backend], Awaitable[None]]] = {
     "capabilities": life_checks.capabilities,
@@ -97,15 +98,18 @@ async def check_backend(
     prompt: str = _PROMPT,
     patience: float = 30.0,
     stop_timeout: float = 5.0,
+    outage: Outage | None = None,
     only: Collection[str] = (),
 ) -> Report:
     """Run the checks, or those in `only`. Raises `NotConforming` if one fails.
 
     `prompt` should make the backend say a dozen words or more; `patience` is how many seconds anything may take.
+    `outage(backend)` is an async context manager in which the backend's engine is killed or cut off; without one nobody
+    knows how, and what happens then is not checked.
     """
     if unknown := set(only) - set(CHECKS):
         raise ValueError(f"no such check: {', '.join(sorted(unknown))}; there are {', '.join(CHECKS)}")
-    subject = Subject(make_backend, prompt, patience, stop_timeout)
+    subject = Subject(make_backend, prompt, patience, stop_timeout, outage)
     chosen = only or CHECKS
     outcomes = await _while_serving(subject, chosen)
     for name, check in _OF_ITS_LIFE.items():

@@ -35,7 +35,17 @@ from vestal.connection import VERSIONS, ServerConnection, SocketKind
 from vestal.errors import VestalError, WireError
 from vestal.framing import MAX_FRAME_LIMIT
 from vestal.negotiation import FEATURES, Offer
-from vestal.values import Capabilities, ContentBlock, LifecycleState, StopReason, TextBlock, Timings, Usage, blocks_text
+from vestal.values import (
+    Capabilities,
+    ContentBlock,
+    LifecycleState,
+    Notice,
+    StopReason,
+    TextBlock,
+    Timings,
+    Usage,
+    blocks_text,
+)
 
 __all__ = ["Gone", "Peer", "Script", "ScriptedDaemon", "done", "echo", "status_report"]
 
@@ -307,6 +317,7 @@ def done(
     output_tokens: int = 0,
     text: str | None = None,
     content: list[ContentBlock] | None = None,
+    notices: Sequence[Notice] = (),
 ) -> m.Done:
     """The terminal frame of a `generate`."""
     return m.Done(
@@ -318,6 +329,7 @@ def done(
         timings=Timings(),
         text=text,
         content=content,
+        notices=list(notices),
     )
 
 

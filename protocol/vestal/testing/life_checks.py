@@ -32,6 +32,8 @@ async def readiness(subject: Subject) -> None:
     finally:
         await subject.stop(backend)
     _must_not_be_ready(backend, "it is ready although it was stopped")
+    if (await subject.within("health()", backend.health())).state == "ok":
+        raise Broken("health() says 'ok' of a backend that was stopped")
     await subject.stop(backend)
     await _refuses(subject, backend)
 
@@ -84,6 +86,8 @@ async def capabilities(_subject: Subject, backend: Backend) -> None:
         raise Broken("it neither generates nor embeds")
     if told.embed and told.embedding_dimensions is None:
         raise Broken("it embeds, and embedding_dimensions is not known")
+    if not told.embed and told.embedding_batch is not None:
+        raise Broken("it does not embed, and has an embedding_batch")
     if unknown := set(told.options) - set(GenerateOptions.__struct_fields__):
         raise Broken(f"capabilities.options names what is no option: {', '.join(sorted(unknown))}")
     if not told.v2 and (flags := [flag for flag in _FLAG_NEEDS_V2 if getattr(told, flag)]):

@@ -111,7 +111,7 @@ async def tool_choice(subject: Subject, backend: Backend) -> None:
     _must(backend, "tools")
     required = subject.request_v2(backend, [_TOOL], tool_choice="required")
     answer = await _accepted(subject, backend, "tool_choice", required)
-    if answer is not None and answer.end.stop_reason != "length" and not answer.tool_uses:
+    if answer is not None and not answer.tool_uses and not _cut_off_in_a_call(answer):
         raise Broken('tool_choice="required" was ignored: there is no call')
     if answer is not None and (wrong := {call.name for call in answer.tool_uses} - {_TOOL.name}):
         raise Broken(f"a tool was called that was not offered: {', '.join(sorted(wrong))}")
@@ -119,6 +119,12 @@ async def tool_choice(subject: Subject, backend: Backend) -> None:
     answer = await _accepted(subject, backend, "tool_choice", forbidden)
     if answer is not None and answer.tool_uses:
         raise Broken('tool_choice="none" was ignored: there is a call')
+
+
+def _cut_off_in_a_call(answer: Answer) -> bool:
+    """Whether it may have been about to call: it was cut off, and all it said is said to be the beginning of a call."""
+    begun = any(notice.code == "tool_call_malformed" for notice in answer.end.notices)
+    return answer.end.stop_reason == "length" and (begun or not answer.text)
 
 
 def _must(backend: Backend, flag: str) -> None:

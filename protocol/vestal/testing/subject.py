@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -32,9 +32,11 @@ from vestal.backend import (
 from vestal.errors import Unsupported, WireError
 from vestal.values import Capabilities, GenerateOptions, Message, MessageV2, TextBlock, Tool
 
-__all__ = ["Answer", "Broken", "Inapplicable", "Subject"]
+__all__ = ["Answer", "Broken", "Inapplicable", "Outage", "Subject"]
 
 T = TypeVar("T")
+Outage = Callable[[Backend], AbstractAsyncContextManager[None]]
+"""Takes the engine of a backend that serves away on entry; after its exit there must be a way for it to come back."""
 
 _EVENTS_V1 = (PromptEvent, TextEvent, EndEvent)
 _EVENTS_V2 = (*_EVENTS_V1, ThinkingEvent, ToolUseEvent)
@@ -67,11 +69,19 @@ class Answer(Struct, frozen=True):
 class Subject:
     """How to make the backend, what to ask it, and how long to wait for anything."""
 
-    def __init__(self, make: Callable[[], Backend], prompt: str, patience: float, stop_timeout: float) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Backend],
+        prompt: str,
+        patience: float,
+        stop_timeout: float,
+        outage: Outage | None = None,
+    ) -> None:
         self.make = make
         self.prompt = prompt
         self.patience = patience
         self.stop_timeout = stop_timeout
+        self.outage = outage
 
     async def within(self, what: str, work: Awaitable[T]) -> T:
         """Await `work`; taking longer than `patience` is `Broken`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.harness import echo, toml
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import PATIENCE, Vestal
 from vestal.cli.completion import script
@@ -44,6 +45,8 @@ def test_bash_completes_commands_and_the_options_of_each(bash: Path) -> None:
     assert completed(bash, "vestal", "--runtime-dir", "/run/x", "und") == {"undrain"}
     assert completed(bash, "vestal", "run", "--json") == {"--json", "--json-schema"}
     assert completed(bash, "vestal", "models", "") >= set(BRANCHES["models"])
+    assert completed(bash, "vestal", "backend", "re") == {"remove", "restart"}
+    assert completed(bash, "vestal", "backend", "restart", "--d") == {"--deadline"}
     assert completed(bash, "vestal", "completion", "") >= {"bash", "zsh", "fish"}
 
 
@@ -64,7 +67,20 @@ def test_bash_asks_the_daemon_for_the_backends_to_restart(
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vestal.cli "$@"\n')
     command.chmod(0o755)
     env = vestal.environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert completed(bash, "vestal", "restart", "e", env=env) == {"echo"}
+    for deed in ("restart", "remove", "drain", "undrain"):
+        assert completed(bash, "vestal", "backend", deed, "e", env=env) == {"echo"}
+
+
+def test_bash_asks_the_configuration_for_the_backends_to_add(
+    bash: Path, vestal: Vestal, begin: Begin, tmp_path: Path
+) -> None:
+    begin()
+    (tmp_path / "v.toml").write_text(toml(echo(), echo("more"), echo("and.more")))
+    command = tmp_path / "vestal"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vestal.cli "$@"\n')
+    command.chmod(0o755)
+    env = vestal.environment(PATH=f"{tmp_path}:{os.environ['PATH']}", VESTAL_CONFIG=str(tmp_path / "v.toml"))
+    assert completed(bash, "vestal", "backend", "add", "", env=env) == {"more", "and.more"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -113,12 +113,24 @@ def test_a_backend_that_was_given_up_is_a_fault_that_the_command_mends(
     assert found.code == 1
     lost = found.about("backend echo")
     assert (lost["level"], "given up after" in lost["says"]) == ("fail", True)
-    assert lost["mend"] == "vestal restart echo"
+    assert lost["mend"] == "vestal backend restart echo"
     assert vestal(*lost["mend"].split()[1:]).code == 0
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         if admin.take(m.Snapshot).status.backends[0].state != "ready":
             admin.event("backend_state", state="ready")
+    assert look(ECHO).about("backend echo")["level"] == "ok"
+
+
+def test_a_backend_that_takes_no_requests_is_a_warning_that_the_command_ends(
+    vestal: Vestal, begin: Begin, look: Look
+) -> None:
+    begin(echo())
+    assert vestal("backend", "drain", "echo").code == 0
+    drained = look(ECHO).about("backend echo")
+    assert (drained["level"], drained["mend"]) == ("warn", "vestal backend undrain echo")
+    assert drained["says"].startswith("ready, draining, 0 of")
+    assert vestal(*drained["mend"].split()[1:]).code == 0
     assert look(ECHO).about("backend echo")["level"] == "ok"
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+from typing import Any
 
 import pytest
 
 from tests.e2e.harness import echo
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import Vestal
+from vestal import messages as m
 from vestal.cli.embed import similarity_lines
+from vestal.testing import Peer, ScriptedDaemon
+from vestal.values import Notice, Usage
 
 
 def test_json_is_one_line_for_each_text_in_order(served: Vestal) -> None:
@@ -82,3 +87,29 @@ def test_vectors_of_length_zero_are_similar_to_nothing() -> None:
 
 def test_too_many_texts_are_not_compared() -> None:
     assert similarity_lines([[1.0]] * 201, 60) == ["(more than 200 texts: not compared; --json prints the vectors)"]
+
+
+def test_who_made_how_many_is_told_and_what_was_adjusted_is_a_line_on_stderr(vestal: Vestal) -> None:
+    def script(peer: Peer) -> None:
+        request = peer.expect(m.Embed)
+        fields: dict[str, Any] = {"dimensions": 2, "dtype": "f32le", "data": struct.pack("<6f", *[1] * 6)}
+        parts = [m.EmbedPart(backend="near", count=2), m.EmbedPart(backend="far\x1b", count=1)]
+        notices = [Notice("retried", "backend 'lost' failed with backend_crashed; 'far' was asked")]
+        peer.send(
+            m.Embeddings(
+                id=request.id,
+                count=3,
+                usage=Usage(6),
+                model="echo",
+                backend="near",
+                parts=parts,
+                notices=notices,
+                **fields,
+            )
+        )
+
+    vestal.runtime_dir.mkdir(mode=0o700)
+    with ScriptedDaemon(embed=script, runtime_dir=vestal.runtime_dir):
+        done = vestal("embed", "a", "b", "c")
+    assert done.out.splitlines()[0] == r"3 texts, 2 dimensions, 6 tokens; echo on near (2), far\x1b (1)"
+    assert done.err == "vestal: retried: backend 'lost' failed with backend_crashed; 'far' was asked\n"

@@ -16,7 +16,9 @@ from tests.protocol.cli.harness import Vestal
 from vestal import __version__
 from vestal.cli.main import COMMANDS
 
-DAEMONS = ["run hi", "embed hi", "status", "queue", "metrics", "stop", "drain", "undrain", "restart echo", "cancel 1"]
+DAEMONS = ["run hi", "embed hi", "status", "queue", "metrics", "stop", "drain", "undrain", "cancel 1"]
+
+OF_BACKENDS = ["backend", "backend add echo", "backend remove echo", "backend drain echo", "route explain"]
 
 
 def test_help_names_every_command_with_its_purpose_and_every_exit_code(vestal: Vestal) -> None:
@@ -75,8 +77,13 @@ def test_no_command_at_all_shows_the_help_and_is_a_mistake(vestal: Vestal) -> No
         ("run --stop", "--stop: expected one argument"),
         ("embed --dimensions many hi", "--dimensions"),
         ("status now", "no place for 'now'"),
-        ("restart", "BACKEND is missing"),
-        ("restart one two", "'two' is one word too many"),
+        ("backend restart", "NAME is missing"),
+        ("backend restart one two", "'two' is one word too many"),
+        ("backend restart one --deadline soon", "--deadline: 'soon' is not a duration"),
+        ("backend drain one --no-wait", "there is no option --no-wait"),
+        ("backend ad one", "there is no command 'backend ad': did you mean add?"),
+        ("route", "explain [MODEL] is missing"),
+        ("route explain one two", "'two' is one word too many"),
         ("cancel", "REQUEST is missing"),
         ("stop --deadline ages", "--deadline: 'ages' is not a duration"),
         ("rm", "NAME… is missing"),
@@ -98,7 +105,7 @@ def test_words_that_are_not_utf8_are_refused(vestal: Vestal) -> None:
     assert "is not UTF-8" in done.err
 
 
-@pytest.mark.parametrize("line", DAEMONS)
+@pytest.mark.parametrize("line", [*DAEMONS, *OF_BACKENDS])
 def test_without_a_daemon_each_command_says_so_in_one_line_with_the_next_step(vestal: Vestal, line: str) -> None:
     done = vestal(*line.split())
     assert (done.code, done.out) == (69, "")

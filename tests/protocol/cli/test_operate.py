@@ -1,4 +1,4 @@
-"""`vestal status`, `queue`, `metrics`, `drain`, `undrain`, `restart`, `cancel`, `stop`: what operators see and do."""
+"""`vestal status`, `queue`, `metrics`, `drain`, `undrain`, `cancel`, `stop`: what operators see and do."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_metrics_are_prometheus_text(served: Vestal) -> None:
     assert "# TYPE vestal_connections gauge\n" in done.out
 
 
-# --- drain, restart ------------------------------------------------------------------------------------------------
+# --- drain ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_drained_daemon_refuses_requests_until_it_is_undrained(vestal: Vestal, begin: Begin) -> None:
@@ -124,14 +124,6 @@ def test_a_drained_daemon_refuses_requests_until_it_is_undrained(vestal: Vestal,
     assert vestal("undrain") == (0, "vestald is ready\n", "")
     assert vestal("run", "hello").out == "hello\n"
     assert vestal("undrain").err.startswith("vestal: invalid_request: ")
-
-
-def test_a_backend_is_restarted_by_name(vestal: Vestal, begin: Begin) -> None:
-    begin()
-    assert vestal("restart", "echo").code == 0
-    unknown = vestal("restart", "nothing")
-    assert (unknown.code, unknown.out) == (1, "")
-    assert "there is no backend 'nothing'" in unknown.err
 
 
 # --- stop ----------------------------------------------------------------------------------------------------------

@@ -27,6 +27,16 @@ def change(key: str) -> OptionChange:
             [change("c.d"), change("e.f")],
             ["read /v.toml", "now: a.b 1 -> 2", "restart to apply: c.d 1 -> 2", "restart to apply: e.f 1 -> 2"],
         ),
+        (
+            "/v.toml",
+            [],
+            [change("backend.chat.slots")],
+            [
+                "read /v.toml",
+                "restart to apply: backend.chat.slots 1 -> 2",
+                "of backends: `vestal backend restart NAME`, or add, or remove, applies it while vestald runs",
+            ],
+        ),
     ],
 )
 def test_each_change_has_a_line(

@@ -64,6 +64,28 @@ def test_a_busy_backend_with_a_worker_that_was_restarted() -> None:
     assert lines == ["chat  ready", "  smollm2-135m by llamacpp, 3 of 4 slots busy, 1 waiting, worker 77, 2 restarts"]
 
 
+def test_what_keeps_requests_from_a_backend_that_is_ready_stands_behind_its_state() -> None:
+    cold = m.BreakerStatus(state="open", failures=3, cold_ms=21_300, last="backend_crashed")
+    assert backend_lines(backend(breaker=cold), None, PLAIN, "utf-8") == [
+        "chat  ready, cold 22 s",
+        "  smollm2-135m by llamacpp, 0 of 4 slots busy, 0 waiting",
+        "  3 failures of late, the last: backend_crashed",
+    ]
+    trial = m.BreakerStatus(state="half_open", failures=1, last="internal")
+    assert backend_lines(backend(breaker=trial, draining=True), None, PLAIN, "utf-8")[0] == (
+        "chat  ready, draining, on trial"
+    )
+    coloured = Style(coloured=True, drawn=False)
+    assert "\x1b[31mready, cold 22 s\x1b[0m" in backend_lines(backend(breaker=cold), None, coloured, "utf-8")[0]
+    assert "\x1b[33mready, draining\x1b[0m" in backend_lines(backend(draining=True), None, coloured, "utf-8")[0]
+
+
+def test_the_other_names_of_a_backend_are_told() -> None:
+    lines = backend_lines(backend(aliases=["default", EVIL]), 40, PLAIN, "utf-8")
+    assert lines[2].startswith("  also called default, \\x1b[2J\\nxxx")
+    assert cells(lines[2]) == 40
+
+
 def test_the_sandbox_is_told_and_each_layer_that_is_missing_has_a_line_of_its_own() -> None:
     confined = backend(sandbox=["no_new_privs", "seccomp"], unsandboxed=["landlock: Function not implemented"])
     assert backend_lines(confined, None, PLAIN, "utf-8")[2:] == [
@@ -85,7 +107,10 @@ def test_a_loading_backend_has_a_percent_and_on_a_terminal_a_bar() -> None:
 
 @pytest.mark.parametrize("state", ["starting", "loading", "ready", "unavailable", "stopping", "stopped", "failed"])
 def test_every_state_fits_sixty_columns_whatever_the_names_are(state: BackendState) -> None:
-    evil = backend(name=EVIL, adapter=EVIL, model=EVIL, detail=EVIL, state=state, percent=50.0)
+    failing = m.BreakerStatus(state="open", failures=3, cold_ms=21_300, last=EVIL)
+    evil = backend(
+        name=EVIL, adapter=EVIL, model=EVIL, detail=EVIL, state=state, percent=50.0, breaker=failing, aliases=[EVIL]
+    )
     lines = status_lines(report(evil, runtime_dir=EVIL), 60, Style(coloured=False, drawn=False), "utf-8")
     assert max(map(cells, lines)) <= 60
     assert all(line.isprintable() for line in lines)

@@ -89,6 +89,15 @@ def test_the_picture_has_backends_speed_queue_by_caller_and_errors_and_fits(widt
     assert "place 3" in rows[2]
 
 
+@pytest.mark.parametrize("width", [60, 100])
+def test_the_picture_says_in_a_few_characters_which_backends_take_no_requests(width: int) -> None:
+    cold = m.BreakerStatus(state="open", failures=3, cold_ms=21_300, last="internal")
+    lines = drawn_at(width, Picture(status(backend(draining=True), backend("vectors", breaker=cold)), (), Rates()))
+    assert max(map(len, lines)) <= width
+    assert re.search(r"chat +ready, draining +██████░░ 3/4", "\n".join(lines))
+    assert re.search(r"vectors +ready, cold 22 s +██████░░ 3/4", "\n".join(lines))
+
+
 def test_names_of_strangers_cannot_draw(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "\x1b[2J[red]x[/red]\n"
     picture = Picture(status(backend(hostile)), [entry(1, 0, client=hostile)], None, [Mishap("1", hostile)], hostile)
@@ -216,7 +225,7 @@ def test_watch_as_json_is_one_object_a_line(vestal: Vestal, begin: Begin) -> Non
     with vestal.start("watch", "--json") as watch:
         assert watch.stdout is not None
         assert json.loads(watch.stdout.readline())["status"]["state"] == "ready"
-        assert vestal("restart", "echo").code == 0
+        assert vestal("backend", "restart", "--no-wait", "echo").code == 0
         event = json.loads(watch.stdout.readline())
         assert (event["kind"], event["data"]["backend"]) == ("backend_state", "echo")
         daemon.kill()
