@@ -29,6 +29,12 @@ class Standing(IntEnum):
     LOADING = 5  # it has not served yet; what it can do is not known
 
 
+_HINTS = {
+    Standing.LOST: "an operator can restart it: vestal backend restart {}",
+    Standing.DRAINING: "an operator can let requests to it again: vestal backend undrain {}",
+}
+
+
 class Prospect(Struct, frozen=True):
     """What the router sees of a backend. `busy` is what it runs and has waiting, by slot; `why` is why it stands so."""
 
@@ -137,10 +143,9 @@ def _not_now(prospects: Sequence[Prospect]) -> BackendUnavailable:
     """The first speaks for all; the soonest of them says when to come back."""
     first = prospects[0]
     times = [p.retry_after for p in prospects if p.retry_after is not None]
-    lost = first.standing is Standing.LOST
     return BackendUnavailable(
         "; ".join(f"backend {p.name!r} {p.why}" for p in prospects[:4]),
-        hint=f"an operator can restart it: vestal backend restart {first.name}" if lost else "try again later",
+        hint=_HINTS.get(first.standing, "try again later").format(first.name),
         details={"backend": first.name, "backends": [p.name for p in prospects]},
         retry_after_ms=round(1000 * min(times)) if times else None,
     )

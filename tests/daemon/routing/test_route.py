@@ -89,7 +89,8 @@ def test_where_nobody_can_take_it_now_it_is_unavailable_and_why_is_said(standing
         ranked(Ask(model="a"), [one("a", standing=standing), one("b")], "priority")
     assert refused.value.retryable
     assert refused.value.details == {"backend": "a", "backends": ["a"]}
-    assert ("vestal backend restart a" in str(refused.value.hint)) == (standing is Standing.LOST)
+    command = {Standing.LOST: "vestal backend restart a", Standing.DRAINING: "vestal backend undrain a"}
+    assert str(refused.value.hint).endswith(command.get(standing, "try again later"))
 
 
 def test_the_soonest_of_the_cold_ones_says_when_to_come_back() -> None:
