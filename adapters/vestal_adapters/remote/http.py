@@ -30,7 +30,7 @@ from vestal.errors import BackendCrashed, BackendUnavailable, DeadlineExceeded, 
 from vestal_adapters.remote.key import Key, as_bearer, read_key
 from vestal_adapters.remote.ndjson import LineParser
 from vestal_adapters.remote.options import RemoteOptions
-from vestal_adapters.remote.refusals import MAX_ERROR_BODY, one_line, read_refusal, refused
+from vestal_adapters.remote.refusals import MAX_ERROR_BODY, Refusal, one_line, read_refusal, refused
 from vestal_adapters.remote.sse import Event, EventTooLarge, SseParser
 
 __all__ = ["MAX_ANSWER", "Deadlines", "Headers", "Upstream"]
@@ -118,15 +118,18 @@ class Upstream:
             raise self._silent(f"did not answer within {timeout or 0:g} s") from None
 
     async def _stream(self, path: str, body: object, parser: _Parser) -> AsyncGenerator[Event]:
-        end, due = self._deadline(), time.monotonic() + self._deadlines.first_byte
+        end, patience = self._deadline(), self._deadlines.first_byte
+        due = time.monotonic() + patience
         async with self._answer("POST", path, body, end) as response:
-            self._check_type(response, parser)
-            while data := await self._read(response, due, end):
+            if response.content_type != parser.media_type:
+                raise await self._no_stream(response, parser)
+            while data := await self._read(response, due, end, patience):
                 for event in self._parsed(parser, data):
                     yield event
-                    due = time.monotonic() + self._deadlines.between
+                    patience = self._deadlines.between
+                    due = time.monotonic() + patience
             if parser.unfinished:
-                raise self._broken("ended its stream in the middle of an event")
+                raise self._cut("in the middle of an event")
 
     async def close(self) -> None:
         """End everything: whoever waits for the server gets an error now. Idempotent."""
@@ -140,8 +143,9 @@ class Upstream:
     @asynccontextmanager
     async def _answer(self, method: str, path: str, body: object, end: float) -> AsyncGenerator[aiohttp.ClientResponse]:
         """A response with status 200, closed at the end together with its connection."""
-        due = min(end, time.monotonic() + self._deadlines.first_byte)
-        response = await self._translated(self._request(method, path, body), due, end)
+        patience = self._deadlines.first_byte
+        due = min(end, time.monotonic() + patience)
+        response = await self._translated(self._request(method, path, body), due, end, patience)
         self._running += 1
         try:
             if response.status != 200:
@@ -166,17 +170,22 @@ class Upstream:
 
     async def _whole(self, response: aiohttp.ClientResponse, end: float) -> bytes:
         body = bytearray()
-        while data := await self._read(response, time.monotonic() + self._deadlines.between, end):
+        patience = self._deadlines.between
+        while data := await self._read(response, time.monotonic() + patience, end, patience):
             body += data
             if len(body) > MAX_ANSWER:
                 raise self._broken(f"answered with more than {MAX_ANSWER} bytes")
         return bytes(body)
 
-    async def _read(self, response: aiohttp.ClientResponse, due: float, end: float) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, due: float, end: float, patience: float) -> bytes:
         """What came next; nothing at the end."""
-        return await self._translated(response.content.readany(), min(due, end), end)
+        return await self._translated(response.content.readany(), min(due, end), end, patience)
 
     async def _refused(self, response: aiohttp.ClientResponse) -> WireError:
+        return refused(await self._refusal(response), self._backend, self.key)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
+        """What the beginning of its body says."""
         body = bytearray()
         try:
             async with asyncio.timeout(_ERROR_BODY_TIME):
@@ -184,18 +193,20 @@ class Upstream:
                     body += data
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # a refusal is one with or without all of its reason
-        refusal = read_refusal(response.status, response.headers, bytes(body), self.key, time.time())
-        return refused(refusal, self._backend, self.key)
+        return read_refusal(response.status, response.headers, bytes(body), self.key, time.time())
+
+    async def _no_stream(self, response: aiohttp.ClientResponse, parser: _Parser) -> WireError:
+        """Of a page that is JSON it may be worth knowing what it says: some put their errors into a 200."""
+        how = f"answered with {self._shown(response.content_type)} instead of {parser.known_as}"
+        if response.content_type == "application/json" and (said := (await self._refusal(response)).message):
+            how += f": {said}"
+        return self._broken(how)
 
     def _decoded(self, body: bytes, shape: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=shape)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise self._broken(f"answered with what is not the JSON it should be: {self._shown(str(exc))}") from None
-
-    def _check_type(self, response: aiohttp.ClientResponse, parser: _Parser) -> None:
-        if response.content_type != parser.media_type:
-            raise self._broken(f"answered with {self._shown(response.content_type)} instead of {parser.known_as}")
 
     def _parsed(self, parser: _Parser, data: bytes) -> list[Event]:
         try:
@@ -205,11 +216,10 @@ class Upstream:
 
     # --- failures ---------------------------------------------------------------------------------------------
 
-    async def _translated(self, work: Awaitable[T], due: float, end: float) -> T:
-        """Await `work` until `due`; whatever fails is an error of the wire."""
-        began = time.monotonic()
+    async def _translated(self, work: Awaitable[T], due: float, end: float, patience: float) -> T:
+        """Await `work` until `due`, which is `patience` after the last event; what fails is an error of the wire."""
         try:
-            async with asyncio.timeout(max(0.0, due - began)) as waiting:
+            async with asyncio.timeout(max(0.0, due - time.monotonic())) as waiting:
                 self._waiting.add(waiting)
                 try:
                     return await work
@@ -218,7 +228,7 @@ class Upstream:
         except aiohttp.ConnectionTimeoutError:
             raise self._unreachable(f"no connection within {self._deadlines.connect:g} s") from None
         except TimeoutError:
-            raise self._late(due - began, due >= end) from None
+            raise self._late(patience, due >= end) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError) as exc:
             raise self._unreachable(f"TLS failed: {self._shown(str(exc))}", retryable=False) from None
         except aiohttp.ClientConnectorError as exc:
@@ -236,7 +246,7 @@ class Upstream:
                 raise
             raise self._cut(type(exc).__name__) from None  # what a closed session says of its connections
 
-    def _late(self, waited: float, in_all: bool) -> WireError:
+    def _late(self, patience: float, in_all: bool) -> WireError:
         if self._session.closed:
             return self._stopping()
         if in_all:
@@ -245,7 +255,7 @@ class Upstream:
                 hint="ask for fewer tokens; the operator may allow more with total_timeout",
                 details={"backend": self._backend, "limit_s": self._deadlines.total},
             )
-        return self._silent(f"was silent for {waited:.3g} s")
+        return self._silent(f"was silent for {patience:g} s")
 
     def _silent(self, how: str) -> BackendUnavailable:
         return BackendUnavailable(f"the server of backend {self._backend!r} {how}", details={"backend": self._backend})

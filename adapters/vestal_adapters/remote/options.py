@@ -12,7 +12,16 @@ from vestal.backend import BackendOptions
 from vestal.durations import parse_duration
 from vestal.options import DurationText, about
 
-__all__ = ["ModelOptions", "RemoteOptions"]
+__all__ = ["EmbeddingBatch", "ModelOptions", "RemoteOptions"]
+
+EmbeddingBatch = (
+    Annotated[
+        int,
+        Meta(ge=1, le=65_536),
+        about("texts that it computes at once: the weight of its share of a job that several backends divide", 32),
+    ]
+    | None
+)
 
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", "total_timeout")
 
@@ -35,6 +44,13 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
     plain_http: Annotated[bool, about("send the key over http:// to another machine, in clear", True)] = False
     ca_file: (
         Annotated[str, about("a PEM file of certificates to trust instead of the system's", "/etc/our-ca.pem")] | None
+    ) = None
+    local: (
+        Annotated[
+            bool,
+            about("whether it runs on this machine; by default if a Unix socket or the loopback leads to it", False),
+        ]
+        | None
     ) = None
     slots: Annotated[int, Meta(ge=1, le=4096), about("requests that run at once at that server", 16)] = 4
     connect_timeout: Annotated[DurationText, about("how long connecting may take, TLS included", "2s")] = "5s"
@@ -62,6 +78,16 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
         return self.base_url.rstrip("/")
 
     @property
+    def near(self) -> bool:
+        """Whether what is sent goes to this machine first: to a Unix socket, or by the loopback."""
+        return self.unix_socket is not None or _is_loopback(urlsplit(self.url).hostname or "")
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the model does, as far as is known: a proxy on this machine looks the same from here."""
+        return self.near if self.local is None else self.local
+
+    @property
     def names_a_key(self) -> bool:
         return self.api_key_env is not None or self.api_key_file is not None
 
@@ -73,8 +99,7 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("base_url: no user or password in it: name the key with api_key_env or api_key_file")
         if parts.query or parts.fragment:
             raise ValueError("base_url: expected no query and no fragment")
-        near = self.unix_socket is not None or _is_loopback(parts.hostname)
-        if self.names_a_key and parts.scheme == "http" and not near and not self.plain_http:
+        if self.names_a_key and parts.scheme == "http" and not self.near and not self.plain_http:
             raise ValueError(
                 f"base_url: the key would go to {parts.hostname} in clear: use https, or set plain_http = true"
             )

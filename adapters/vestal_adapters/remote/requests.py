@@ -9,8 +9,10 @@ from vestal.errors import Unsupported
 from vestal.values import Attachment, ImageBlock, Message, Notice, ThinkingBlock, ToolResultBlock, blocks_text
 
 __all__ = [
+    "NOT_CALLED",
     "THINKING_LEFT_OUT",
     "check_embedding",
+    "forces_a_call",
     "image_text",
     "prompt_size",
     "result_text",
@@ -18,6 +20,7 @@ __all__ = [
     "unsupported",
 ]
 
+NOT_CALLED = Notice("tool_choice_ignored", "the server was told to call a tool, and ended its answer without a call")
 THINKING_LEFT_OUT = Notice("thinking_left_out", "this API takes no thinking of earlier turns; it was left out")
 
 
@@ -37,6 +40,12 @@ def thinking_of_earlier_turns(request: GenerateRequest | GenerateRequestV2) -> l
     if isinstance(request, GenerateRequest):
         return []
     return [block.text for turn in request.messages for block in turn.content if isinstance(block, ThinkingBlock)]
+
+
+def forces_a_call(request: GenerateRequest | GenerateRequestV2) -> bool:
+    return (
+        isinstance(request, GenerateRequestV2) and bool(request.tools) and request.tool_choice not in ("auto", "none")
+    )
 
 
 def result_text(block: ToolResultBlock) -> str:

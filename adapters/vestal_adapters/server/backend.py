@@ -56,6 +56,12 @@ LOOK_AGAIN = 0.1  # seconds between two looks for a server that is being started
 _HEALTH_PAGE = "/health"  # whatever it is answered with, somebody answers
 
 
+class _Inner(OpenAIBackend):
+    """Asks for us. Whether the server is still there is for its heartbeat to find out, which knows when it is busy."""
+
+    doubts = False
+
+
 class _Running:
     """One start of the server, from its directory to its last request."""
 
@@ -235,7 +241,7 @@ class ServerBackend(Supervised):
         """Ask until it serves, or has ended. Raises `VestalError`."""
         with running.home.holding(key) as file:
             options = self._inner_options(at, file)
-            running.inner = inner = OpenAIBackend(self.name, options)
+            running.inner = inner = _Inner(self.name, options)
             running.asking = Upstream(self.name, options)
             starting = asyncio.create_task(self._come_up(running, inner, running.asking))
             ending = asyncio.create_task(running.process.ended())
@@ -277,6 +283,7 @@ class ServerBackend(Supervised):
             unix_socket=str(at) if isinstance(at, Path) else None,
             api_key_file=str(key_file),
             kind=options.kind,
+            embedding_batch=options.embedding_batch,
             slots=options.running,
             context_length=options.context_length,
             tools=options.tools,

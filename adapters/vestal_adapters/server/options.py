@@ -9,6 +9,7 @@ from msgspec import Meta, field
 from vestal.durations import parse_duration
 from vestal.options import DurationText, about
 from vestal_adapters.remote.openai.presets import PresetName
+from vestal_adapters.remote.options import EmbeddingBatch
 from vestal_adapters.server.arguments import check_arguments, check_environment, check_inherited
 from vestal_adapters.server.profiles import PROFILES, Profile, ProfileName
 from vestal_adapters.worker.options import WorkerOptions
@@ -49,6 +50,7 @@ class ServerOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_fie
     kind: Annotated[
         Literal["chat", "embeddings"], about("what the model is for: one backend does one of the two", "embeddings")
     ] = "chat"
+    embedding_batch: EmbeddingBatch = None
     slots: (
         Annotated[
             int,
@@ -94,6 +96,8 @@ class ServerOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         super().__post_init__()
         known = self.known
+        if self.embedding_batch is not None and self.kind != "embeddings":
+            raise ValueError('embedding_batch: kind = "chat" embeds nothing; set kind = "embeddings"')
         check_arguments(self.arguments, known)
         check_environment(self.environment, known)
         check_inherited(self.inherit, known)

@@ -135,11 +135,13 @@ def test_tools_and_the_choice_among_them(choice: Any, said: object) -> None:
     assert body["tools"] == [{"type": "function", "function": function}]
 
 
-def test_a_server_that_ignores_the_choice_is_not_asked_for_it() -> None:
-    assert "tools" not in v2(preset="ollama", tools=[TOOL], tool_choice="none")
+@pytest.mark.parametrize("preset", ["ollama", "llamacpp"])
+def test_a_server_that_ignores_the_choice_is_not_asked_for_it(preset: PresetName) -> None:
+    assert "tools" not in v2(preset=preset, tools=[TOOL], tool_choice="none")
+    assert v2(preset=preset, tools=[TOOL])["tool_choice"] == "auto"
     for choice in ("required", NamedTool("lamp")):
         with pytest.raises(Unsupported) as error:
-            v2(preset="ollama", tools=[TOOL], tool_choice=choice)
+            v2(preset=preset, tools=[TOOL], tool_choice=choice)
         assert error.value.details == {"option": "tool_choice"}
 
 

@@ -7,9 +7,11 @@ import struct
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.adapters.remote import model
 from tests.adapters.remote.web import MODELS, Asked, Server, chat_like, chunk, done, sse
+from tests.adapters.reports import Reports
 from vestal.backend import (
     EmbedRequest,
     EndEvent,
@@ -29,7 +31,7 @@ from vestal.errors import (
     VestalError,
     WireError,
 )
-from vestal.values import GenerateOptions, Message, MessageV2, TextBlock, Usage
+from vestal.values import GenerateOptions, Message, MessageV2, NamedTool, TextBlock, Tool, Usage
 from vestal_adapters.remote import backend as remote
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
@@ -152,34 +154,33 @@ def test_the_only_model_of_a_server_needs_no_name(serving: Any) -> None:
     assert asyncio.run(run()) == "small"
 
 
-def test_a_lost_server_is_told_and_so_is_its_return(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_server_is_told_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_FRESH", 0.0)
     monkeypatch.setattr(remote, "_PAUSES", (0.01,))
-    away, told = [False], asyncio.Event()
+    away = [False]
 
     async def sometimes(seen: Asked) -> None:
         await (seen.reply({"error": "restarting"}, 503) if away[0] else chat_like()(seen))
 
     async def run() -> None:
-        async with serving(sometimes) as (backend, _, reports):
+        async with Server(sometimes) as server:
+            backend, reports = backend_at(server.url), Reports()
+            await backend.start(reports)
             away[0] = True
             health = await backend.health()
             assert (health.state, health.restarts) == ("unavailable", 1)
             assert "503: restarting" in health.detail
-            (lost,) = reports
+            (lost,) = reports.seen
             assert isinstance(lost, Unavailable)
             assert lost.recovering
             with pytest.raises(BackendUnavailable, match="unavailable: "):
                 await asked(backend)
             away[0] = False
-            while not backend.ready:
-                await asyncio.sleep(0.01)  # each pass lets the backend ask again
-            assert isinstance(reports[-1], Ready)
+            await reports.until(Ready)
             assert (await backend.health()).state == "ok"
-            told.set()
+            await backend.stop(5)
 
     asyncio.run(run())
-    assert told.is_set()
 
 
 def test_a_request_that_finds_nobody_there_makes_it_unavailable() -> None:
@@ -287,6 +288,30 @@ def test_an_answer_that_does_not_end_well_is_one_error(
             return failed.value
 
     assert asyncio.run(run()).code == code
+
+
+@pytest.mark.parametrize(
+    ("choice", "finish", "told"),
+    [
+        ("required", "stop", ["tool_choice_ignored"]),
+        (NamedTool("lamp"), "stop", ["tool_choice_ignored"]),
+        ("required", "length", []),  # it may have been about to
+        ("auto", "stop", []),
+    ],
+)
+def test_a_call_that_had_to_be_and_did_not_come_is_told(
+    serving: Any, choice: Any, finish: str, told: list[str]
+) -> None:
+    async def talks(seen: Asked) -> None:
+        await seen.stream(sse(chunk("Hi"), chunk(finish=finish), *done()))
+        await seen.end_stream()
+
+    async def run() -> list[str]:
+        async with serving(chat_like(talks), tools=True) as (backend, _, _):
+            request = structs.replace(V2, tools=[Tool("lamp", {"type": "object"})], tool_choice=choice)
+            return [notice.code for notice in (await asked(backend, request))[-1].notices]
+
+    assert asyncio.run(run()) == told
 
 
 def test_vectors_come_in_order_and_of_length_one(serving: Any) -> None:

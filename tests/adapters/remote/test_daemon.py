@@ -16,16 +16,17 @@ from tests.adapters.remote.anthropic import model as anthropic
 from tests.adapters.remote.ollama import model as ollama
 from tests.adapters.remote.web import Asked, Server, chat_like, chunk, sse
 from tests.e2e.harness import Daemon, toml
+from vestal import messages as m
 
 SECRET = "sk-secret-1234"
 
 
 @contextmanager
-def running(answer: Any) -> Iterator[Server]:
+def running(answer: Any, path: Path | None = None) -> Iterator[Server]:
     """A server in a thread of its own."""
     up, down = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
-    server = Server(answer)
+    server = Server(answer, path=path)
 
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
@@ -44,9 +45,9 @@ def running(answer: Any) -> Iterator[Server]:
 
 
 @contextmanager
-def vestald(home: Path, url: str) -> Iterator[Daemon]:
+def vestald(home: Path, url: str, **options: object) -> Iterator[Daemon]:
     table = {"name": "cluster", "adapter": "openai", "preset": "vllm", "base_url": url, "api_key_env": "CLUSTER_KEY"}
-    daemon = Daemon(home, toml(table), environ={"CLUSTER_KEY": SECRET})
+    daemon = Daemon(home, toml(table | options), environ={"CLUSTER_KEY": SECRET})
     try:
         yield daemon.ready()
     finally:
@@ -82,6 +83,49 @@ def test_a_server_that_dies_in_the_middle_costs_one_error_and_the_next_request_i
             again = client.generate("Hi")
         assert again.text == "alive"
         assert [notice.code for notice in again.notices] == ["usage_estimated"]
+
+
+def test_a_server_that_is_gone_is_seen_at_once_and_its_return_too(short_dir: Path) -> None:
+    """Nobody asks for a status: the daemon tells whoever watches. The breaker counts the one request that failed."""
+    api, begun, ends = short_dir / "api.sock", threading.Event(), []
+
+    async def held(asked: Asked) -> None:
+        if not begun.is_set():
+            await asked.stream(sse(chunk("Hel")))
+            begun.set()
+            await asked.gone.wait()
+        else:
+            await chat_like()(asked)
+
+    with (
+        running(chat_like(held), api) as first,
+        vestald(short_dir, "http://localhost/v1", unix_socket=str(api)) as daemon,
+        daemon.admin() as watching,
+        vestal.Client(runtime_dir=daemon.runtime_dir) as client,
+    ):
+        watching.send(m.Subscribe(id=0))
+        watching.take(m.Snapshot)
+        asking = threading.Thread(target=lambda: ends.append(ended(client)))
+        asking.start()
+        assert begun.wait(20)
+        first.kill_soon()
+        watching.event("backend_state", backend="cluster", state="unavailable")
+        asking.join()
+        assert ends == ["backend_crashed"]
+        breaker = daemon.backend("cluster").breaker
+        assert breaker is not None
+        assert (breaker.state, breaker.failures) == ("closed", 1)
+        with running(chat_like(), api):
+            watching.event("backend_state", backend="cluster", state="ready")
+            assert client.generate("Hi").text == "Hello"
+
+
+def ended(client: vestal.Client) -> str:
+    """How a request ends."""
+    try:
+        return client.generate("Hi").stop_reason
+    except vestal.WireError as error:
+        return error.code
 
 
 @pytest.mark.parametrize(

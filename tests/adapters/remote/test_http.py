@@ -367,7 +367,7 @@ async def _compressed(asked: Asked) -> None:
         (_hang_up, True, "broke off its answer"),
         (_nonsense, False, "did not answer in HTTP"),
         (_endless_head, False, "did not answer in HTTP"),
-        (_half_an_event, False, "in the middle of an event"),
+        (_half_an_event, True, "broke off its answer (in the middle of an event)"),
         (_cut_chunk, True, "broke off its answer"),
         (_bad_chunk, False, "did not answer in HTTP"),
         (_short_of_its_length, True, "broke off its answer"),

@@ -1,138 +1,236 @@
-"""A real server, `python -m llama_cpp.server` with the small model, started here and asked through the adapter."""
+"""Real servers with the small model, started here, and asked through the adapters whose APIs they speak.
+
+`python -m llama_cpp.server` comes from PyPI; `llama-server` is used where it is on PATH or in $LLAMA_SERVER, and speaks
+Anthropic's API too.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vestal.backend import EndEvent, GenerateRequest, GenerateRequestV2, TextEvent, Unavailable
-from vestal.errors import BackendCrashed, BackendUnavailable, WireError
+from tests.adapters.remote.started import collected
+from tests.adapters.reports import Reports
+from tests.adapters.server.real import LLAMA_SERVER, PROFILES
+from vestal.backend import (
+    Backend,
+    CountRequest,
+    EndEvent,
+    GenerateRequest,
+    GenerateRequestV2,
+    Ready,
+    TextEvent,
+    Unavailable,
+)
+from vestal.errors import BackendCrashed, WireError
 from vestal.testing import check_backend
 from vestal.values import GenerateOptions, Message, MessageV2, TextBlock
+from vestal_adapters.remote.anthropic.backend import AnthropicBackend
+from vestal_adapters.remote.anthropic.options import AnthropicOptions
+from vestal_adapters.remote.backend import RemoteBackend
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
 
-pytestmark = [
-    pytest.mark.model,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("llama_cpp", "uvicorn", "sse_starlette")),
-        reason="llama_cpp.server is not installed: pip install 'llama-cpp-python[server]'",
-    ),
-]
-CONTEXT = 256
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+CONTEXT = 256  # of each slot
+SHORT = GenerateOptions(max_tokens=8, temperature=0.0)
+HELLO = GenerateRequest(messages=[Message("user", "Say hello.")], options=SHORT, cache_scope="1")
+HELLO_V2 = GenerateRequestV2(messages=[MessageV2("user", [TextBlock("Say hello.")])], options=SHORT, cache_scope="1")
 
 
-@contextmanager
-def server(model: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """(URL, process) of a server that was just started, and need not serve yet."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--model_alias", "smollm2"]
-    sizes = ["--n_ctx", str(CONTEXT), "--n_threads", "1", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, *sizes], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+class RealServer:
+    """One of them, on a port that it comes back to, and the API by which it is asked."""
+
+    def __init__(self, kind: str, api: str, model: str, *more: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self._port = listener.getsockname()[1]
+        self.kind, self.api = kind, api
+        self._model, self._more = model, more
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def slots(self) -> int:
+        return 2 if self.kind == "llama-server" else 1  # there a second request interrupts the first
+
+    def begin(self) -> None:
+        """Start it; it need not serve yet."""
+        place = ["--host", "127.0.0.1", "--port", str(self._port), "--model", self._model]
+        if self.kind == "llama-server":
+            command = [LLAMA_SERVER or "", "--alias", "smollm2", "--no-ui", "--threads", "1"]
+            command += ["--parallel", str(self.slots), "--ctx-size", str(self.slots * CONTEXT), *self._more]
+        else:
+            command = [sys.executable, "-m", "llama_cpp.server", "--model_alias", "smollm2"]
+            command += ["--n_ctx", str(CONTEXT), "--n_threads", "1"]
+        self._process = subprocess.Popen([*command, *place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()  # its listening socket is gone only then
+            self._process = None
+
+
+def made(server: RealServer) -> RemoteBackend:
+    if server.api == "anthropic":
+        options = AnthropicOptions(model="smollm2", base_url=server.url, slots=server.slots, context_length=CONTEXT)
+        return AnthropicBackend("served", options)
+    length = CONTEXT if server.kind == "llama_cpp.server" else None  # which does not tell
+    table = OpenAIOptions(
+        preset="llamacpp", model="smollm2", base_url=server.url, slots=server.slots, context_length=length
+    )
+    return OpenAIBackend("served", table)
+
+
+def _asked(profile: Any, api: str) -> Any:
+    """Of a profile, with the reason to skip it."""
+    (kind,) = profile.values
+    return pytest.param((kind, api), marks=profile.marks, id=f"{kind}-{api}")
+
+
+NATIVE, PYTHON = PROFILES
+ANTHROPIC = _asked(NATIVE, "anthropic")
+
+
+@pytest.fixture(scope="module", params=[_asked(PYTHON, "openai"), _asked(NATIVE, "openai"), ANTHROPIC])
+def server(request: pytest.FixtureRequest, smollm2_path: str) -> Iterator[RealServer]:
+    kind, api = request.param
+    found = RealServer(kind, api, smollm2_path)
+    found.begin()
+    yield found
+    found.kill()
+
+
+@asynccontextmanager
+async def started(backend: RemoteBackend) -> AsyncGenerator[Reports]:
+    reports = Reports()
+    await backend.start(reports)
     try:
-        yield f"http://127.0.0.1:{port}/v1", process
+        yield reports
     finally:
-        process.kill()
-        process.wait()
+        await backend.stop(5)
 
 
-@pytest.fixture(scope="module")
-def url(smollm2_path: str) -> Iterator[str]:
-    with server(smollm2_path) as (url, _):
-        yield url
+def test_it_is_waited_for_while_it_loads_and_then_answers(server: RealServer) -> None:
+    async def run() -> None:
+        backend = made(server)
+        async with started(backend):
+            assert backend.capabilities.model == "smollm2"
+            assert backend.capabilities.context_length == CONTEXT
+            assert backend.capabilities.local
+            for events in (await collected(backend.generate(HELLO)), await collected(backend.generate_v2(HELLO_V2))):
+                end = events[-1]
+                assert isinstance(end, EndEvent)
+                assert end.stop_reason in ("end", "length")
+                assert 0 < end.usage.output_tokens <= 8
+                assert "".join(event.text for event in events if isinstance(event, TextEvent)).strip()
+                estimated = server.kind == "llama_cpp.server"
+                assert [notice.code for notice in end.notices] == ["usage_estimated"] * estimated
+
+    asyncio.run(run())
 
 
-def made(url: str) -> OpenAIBackend:
-    # It runs one request at a time, and a second one interrupts the first.
-    options = OpenAIOptions(preset="llamacpp", model="smollm2", base_url=url, slots=1, context_length=CONTEXT)
-    return OpenAIBackend("served", options)
-
-
-def test_it_is_waited_for_while_it_loads_and_then_answers(url: str) -> None:
-    async def run() -> tuple[list[Any], list[Any]]:
-        backend = made(url)
-        await backend.start(lambda _report: None)
-        try:
-            options = GenerateOptions(max_tokens=8, temperature=0.0)
-            v1 = GenerateRequest(messages=[Message("user", "Say hello.")], options=options, cache_scope="1")
-            v2 = GenerateRequestV2(
-                messages=[MessageV2("user", [TextBlock("Say hello.")])], options=options, cache_scope="1"
-            )
-            return [e async for e in backend.generate(v1)], [e async for e in backend.generate_v2(v2)]
-        finally:
-            await backend.stop(5)
-
-    for events in asyncio.run(run()):
-        end = events[-1]
-        assert isinstance(end, EndEvent)
-        assert end.stop_reason in ("end", "length")
-        assert 0 < end.usage.output_tokens <= 8
-        assert "".join(event.text for event in events if isinstance(event, TextEvent)).strip()
-        assert [notice.code for notice in end.notices] == ["usage_estimated"]
-
-
-def test_a_prompt_that_does_not_fit_is_refused_although_the_server_says_nothing(url: str) -> None:
-    """It answers 200, and ends the stream before the first event."""
+def test_a_prompt_that_does_not_fit_is_told_so(server: RealServer) -> None:
+    """llama_cpp.server answers 200, and ends the stream before the first event: the hint says what that may be."""
 
     async def run() -> WireError:
-        backend = made(url)
-        await backend.start(lambda _report: None)
-        try:
+        backend = made(server)
+        async with started(backend):
             request = GenerateRequest(messages=[Message("user", "word " * 2 * CONTEXT)], cache_scope="1")
             with pytest.raises(WireError) as refused:
-                [event async for event in backend.generate(request)]
+                await collected(backend.generate(request))
             return refused.value
-        finally:
-            await backend.stop(5)
 
     error = asyncio.run(run())
-    assert (error.code, error.retryable) == ("backend_refused", False)
-    assert "does not fit" in str(error.hint)
+    assert not error.retryable
+    if server.kind == "llama_cpp.server":
+        assert error.code == "backend_refused"
+        assert "does not fit" in str(error.hint)
+    else:
+        assert error.code == "context_overflow"
+        assert f"({CONTEXT} tokens)" in error.message
 
 
-def test_it_keeps_the_port(url: str) -> None:
-    report = asyncio.run(check_backend(lambda: made(url), patience=60))
+def test_it_keeps_the_port_through_a_kill_and_a_return(server: RealServer) -> None:
+    @asynccontextmanager
+    async def outage(_backend: Backend) -> AsyncGenerator[None]:
+        server.kill()
+        try:
+            yield
+        finally:
+            server.begin()
+
+    report = asyncio.run(check_backend(lambda: made(server), patience=60, outage=outage))
     print(report)
     assert report.passed >= {
         "readiness", "restart", "health", "generate", "generate_v2", "max_tokens", "closing", "cancelling",
-        "stop_strings", "response_format", "stop_while_running", "context_overflow",
+        "stop_strings", "stop_while_running", "context_overflow", "loss",
     }  # fmt: skip
 
 
-def test_a_server_that_is_killed_in_the_middle_is_one_error_and_then_unavailable(smollm2_path: str) -> None:
-    async def run(url: str, process: subprocess.Popen[bytes]) -> None:
-        backend, reports = made(url), list[Any]()
-        await backend.start(reports.append)
-        try:
-            request = GenerateRequest(
+def test_a_server_that_is_killed_in_the_middle_is_one_error_then_unavailable_and_back(server: RealServer) -> None:
+    async def run() -> None:
+        backend = made(server)
+        async with started(backend) as reports:
+            story = GenerateRequest(
                 messages=[Message("user", "Write a long story.")],
                 options=GenerateOptions(max_tokens=200),
                 cache_scope="1",
             )
-            stream = backend.generate(request)
+            stream: Any = backend.generate(story)
             assert isinstance(await anext(stream), TextEvent)
-            process.kill()
-            process.wait()  # its listening socket is gone only then
-            with pytest.raises(BackendCrashed, match="broke off its answer"):
-                [event async for event in stream]
-            assert not any(isinstance(report, Unavailable) for report in reports)  # it may be the answer's fault
-            with pytest.raises(BackendUnavailable, match="cannot be reached: Connection refused"):
-                await anext(backend.generate(request))
-            assert not backend.ready
-            assert isinstance(reports[-1], Unavailable)
-            assert (await backend.health()).state == "unavailable"
-        finally:
-            await backend.stop(5)
+            server.kill()
+            try:
+                with pytest.raises(BackendCrashed, match="broke off its answer"):
+                    await collected(stream)
+                lost = await reports.until(Unavailable)  # although nobody asked
+                assert "cannot be reached: Connection refused" in lost.reason
+                assert (await backend.health()).state == "unavailable"
+            finally:
+                server.begin()
+            await reports.until(Ready)
+            assert (await backend.health()).state == "ok"
+            assert (await collected(backend.generate(HELLO)))[-1].usage.output_tokens > 0
 
-    with server(smollm2_path) as (url, process):
-        asyncio.run(run(url, process))
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("template", "takes"), [("llama3.1.jinja", True), ("deepseek-r1.jinja", False)])
+@pytest.mark.skipif(LLAMA_SERVER is None, reason="no llama-server on PATH or in $LLAMA_SERVER")
+def test_tools_are_promised_if_the_template_of_the_model_has_a_place_for_them(
+    smollm2_path: str, template: str, takes: bool
+) -> None:
+    file = Path(__file__).parents[1] / "llamacpp" / "templates" / template
+    server = RealServer("llama-server", "openai", smollm2_path, "--chat-template-file", str(file))
+    server.begin()
+    try:
+        report = asyncio.run(check_backend(lambda: made(server), only=["capabilities", "tool_choice"]))
+        assert ("tool_choice" in report.passed) == takes  # to force a call is refused by name
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("server", [ANTHROPIC], indirect=True)
+def test_what_is_promised_of_anthropics_api(server: RealServer) -> None:
+    """llama-server counts. It also takes tools, and leaves them out in silence if the model's template has none."""
+
+    async def run() -> None:
+        backend = made(server)
+        async with started(backend):
+            assert await backend.count(CountRequest(messages=HELLO.messages)) > 3
+            assert not backend.capabilities.tools
+            assert not backend.capabilities.json_schema
+
+    asyncio.run(run())

@@ -92,11 +92,14 @@ class Server:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def listen(self) -> None:
         if self._path is not None:
             self._server = await asyncio.start_unix_server(self._serve, self._path)
         else:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -107,6 +110,18 @@ class Server:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def kill(self) -> None:
+        """Listen no more, and break off whatever is being said. With a path, it can `listen` there again."""
+        assert self._server is not None
+        self._server.close()
+        for asked in self.asked:
+            asked.writer.transport.abort()
+
+    def kill_soon(self) -> None:
+        """The same, from another thread."""
+        assert self._server is not None
+        self._server.get_loop().call_soon_threadsafe(self.kill)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

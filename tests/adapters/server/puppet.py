@@ -149,6 +149,8 @@ def at_start(deed: str) -> None:
     if deed == "deaf":
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    if deed == "busy":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if deed == "slow":
         Puppet.refusals = 2
     if deed == "never":

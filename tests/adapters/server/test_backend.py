@@ -102,7 +102,7 @@ def test_a_killed_server_costs_each_request_one_error_and_comes_back(serving: An
                 assert isinstance(reports.seen[-1], Unavailable | Ready)  # said before any request heard of it
             lost = await reports.until(Unavailable)
             assert lost.recovering
-            await reports.until(Ready)
+            assert (await reports.until(Ready)).renewed  # the failures of the old one say nothing about it
             assert int(await said(backend, "pid")) != pid
             health = await backend.health()
             assert (health.state, health.restarts) == ("ok", 1)
@@ -164,6 +164,19 @@ def test_stopping_kills_what_does_not_hear_and_all_that_it_made(serving: Any, sa
             assert all(gone(pidfd) for pidfd in pidfds)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("deed", "ends_by"), [("", signal.SIGINT), ("busy", signal.SIGTERM), ("deaf", signal.SIGKILL)])
+def test_a_stop_interrupts_then_terminates_then_kills(serving: Any, deed: str, ends_by: int) -> None:
+    """Each signal only if the one before was not enough: half of what is left of the timeout is given to each."""
+
+    async def run() -> int:
+        async with serving("--at-start", deed) as (backend, _):
+            process = backend._process
+            await backend.stop({"deaf": 1.0, "busy": 4.0}.get(deed, 20.0))
+            return int(process.returncode)
+
+    assert asyncio.run(run()) == -ends_by
 
 
 @pytest.mark.usefixtures("quick_restarts")

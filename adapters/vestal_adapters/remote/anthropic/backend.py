@@ -60,8 +60,9 @@ class AnthropicBackend(RemoteBackend):
         if not isinstance(entry.get("id"), str):  # a server without a page for each model, or without this one
             entry = listed(await upstream.get("models?limit=1000", Listing, timeout=PROBE_TIMEOUT), model, self.name)
         manner, count = manner_of(self._chosen, entry), self.capabilities.count
-        if self.loading:  # later on it is asked as its capabilities say, which do not change
+        if not self.ready:  # later on it is asked as its capabilities say
             self._manner = manner
+        if self.loading:
             count = await self._counts(upstream, entry["id"])
         return capabilities_of(self._chosen, entry, manner, count=count)
 
@@ -91,6 +92,6 @@ class AnthropicBackend(RemoteBackend):
     async def count(self, request: CountRequest) -> int:
         if not self.capabilities.count:
             return await super().count(request)
-        async with self.asking() as upstream:
+        async with self.asking(in_turn=False) as upstream:  # a count takes no slot
             body = count_body(request, self.capabilities.model)
             return (await upstream.post("messages/count_tokens", body, _Counted)).input_tokens

@@ -1,7 +1,8 @@
 """What the server says of a model, made into capabilities and a manner of asking. Pure: a page in, facts out.
 
 The operator's word goes before the server's. Servers of others with this API say less: what they do not say of
-vision, thinking and schemas is not promised.
+vision, thinking and schemas is not promised, and of one that says nothing at all tools are not either: llama-server
+ignores them in silence if its model's template has none.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def capabilities_of(options: AnthropicOptions, entry: dict[str, Any], manner: Ma
     return Capabilities(
         v2=True,
         count=count,
-        tools=first(options.tools, True),
+        tools=first(options.tools, options.base_url is None or "capabilities" in entry),
         vision=first(options.vision, _can(entry, "image_input"), False),
         thinking=manner.thinking is not None,
         json_schema=first(options.json_schema, _can(entry, "structured_outputs"), False),
         slots=options.slots,
         context_length=options.context_length or count_at(entry, ("max_input_tokens",)),
         max_output_tokens=options.max_output_tokens or count_at(entry, ("max_tokens",)),
+        local=options.runs_here,
         model=str(entry["id"]),
         options=("max_tokens", "stop", *(_SAMPLING if options.sampling else ())),
     )

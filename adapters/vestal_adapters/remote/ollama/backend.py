@@ -54,8 +54,9 @@ class OllamaBackend(RemoteBackend):
         model = tagged(await upstream.get("api/tags", Tags, timeout=PROBE_TIMEOUT), options.model, self.name)
         shown = await upstream.post("api/show", {"model": model}, Shown, timeout=PROBE_TIMEOUT)
         manner, dimensions = manner_of(options, shown, cuts, self.name), self.capabilities.embedding_dimensions
-        if self.loading:  # later on it is asked as its capabilities say, which do not change
+        if not self.ready:  # later on it is asked as its capabilities say
             self._manner = manner
+        if self.loading:
             dimensions = await self._loaded(upstream, model, embeds(shown))
         return capabilities_of(options, model, shown, manner, dimensions)
 

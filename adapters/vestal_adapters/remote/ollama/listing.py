@@ -39,7 +39,10 @@ class Tags(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True):
-    """The page `api/show`. `parameters` are lines of a Modelfile; `system` and `template` go before a conversation."""
+    """The page `api/show`. `parameters` are lines of a Modelfile; `system` and `template` go before a conversation.
+
+    `remote_host` is where a model runs that this Ollama only passes on.
+    """
 
     parameters: str = ""
     system: str = ""
@@ -48,6 +51,7 @@ class Shown(Struct, frozen=True):
     capabilities: list[str] | None = None
     details: dict[str, Any] = {}
     thinking: dict[str, Any] | None = None
+    remote_host: str = ""
 
 
 class Manner(Struct, frozen=True):
@@ -83,13 +87,18 @@ def check_version(told: Version, allowed: bool, backend: str) -> bool:
 
 
 def manner_of(options: OllamaOptions, shown: Shown, cuts: bool, backend: str) -> Manner:
-    """Raises `VestalError` for a context that the model does not have."""
+    """Raises `VestalError` for what the model does not have: a context of that length, or vectors."""
     longest = _trained_context(shown)
     context = options.context_length or _modelfile_context(shown) or min(longest or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
     if longest is not None and context > longest:
         raise VestalError(
             f"the model of backend {backend!r} has a context of {longest} tokens, and {context} are configured",
             hint=f"set context_length to {longest} or less",
+        )
+    if options.embedding_batch is not None and not embeds(shown):
+        raise VestalError(
+            f"the model of backend {backend!r} makes text, and embedding_batch is set",
+            hint="leave it out, or choose a model that embeds",
         )
     thinks = first(options.thinking, _can(shown, "thinking"), False)
     return Manner(
@@ -108,12 +117,19 @@ def capabilities_of(
     common = Capabilities(
         slots=options.slots,
         context_length=manner.context,
+        local=first(options.local, False if shown.remote_host else None, options.near),
         model=name,
         family=family if isinstance(family, str) else "",
         options=(),
     )
     if dimensions is not None:
-        return structs.replace(common, generate=False, embed=True, embedding_dimensions=dimensions)
+        return structs.replace(
+            common,
+            generate=False,
+            embed=True,
+            embedding_dimensions=dimensions,
+            embedding_batch=options.embedding_batch,
+        )
     return structs.replace(
         common,
         v2=True,

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from vestal.durations import parse_duration
 from vestal.options import DurationText, about
-from vestal_adapters.remote.options import ModelOptions
+from vestal_adapters.remote.options import EmbeddingBatch, ModelOptions
 
 __all__ = ["FOREVER", "OllamaOptions"]
 
@@ -31,6 +31,7 @@ class OllamaOptions(ModelOptions, frozen=True, kw_only=True, forbid_unknown_fiel
         bool,
         about("serve from a version before 0.12.6, which cuts long prompts; an answer says that it may have", True),
     ] = False
+    embedding_batch: EmbeddingBatch = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,10 +40,12 @@ class OpenAIBackend(RemoteBackend):
     # --- is it there ------------------------------------------------------------------------------------------
 
     async def probe(self, upstream: Upstream) -> Capabilities:
-        """It is healthy, lists the model, and, when an embedding model loads, embeds."""
+        """It is healthy, takes the key, lists the model, and, when an embedding model loads, embeds."""
         options, preset = self._chosen, self._chosen.dialect
         if preset.health is not None:
             await if_there(upstream.alive(preset.health, timeout=PROBE_TIMEOUT), None)
+        if preset.account is not None:
+            await if_there(upstream.alive(preset.account, timeout=PROBE_TIMEOUT), None)
         entry = chosen(await upstream.get("models", Listing, timeout=PROBE_TIMEOUT), options.model, self.name)
         details: dict[str, Any] = {}
         if preset.details is not None:

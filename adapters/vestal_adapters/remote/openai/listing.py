@@ -54,6 +54,8 @@ def capabilities_of(
             slots=options.slots,
             context_length=options.context_length or said.context_length,
             embedding_dimensions=dimensions,
+            embedding_batch=options.embedding_batch,
+            local=options.runs_here,
             model=name,
             options=(),
         )
@@ -68,6 +70,7 @@ def capabilities_of(
         slots=options.slots,
         context_length=options.context_length or said.context_length,
         max_output_tokens=options.max_output_tokens or said.max_output_tokens,
+        local=options.runs_here,
         model=name,
         options=tuple(option for option, field in preset.fields.items() if said.fields is None or field in said.fields),
     )
@@ -85,6 +88,7 @@ def _said(options: OpenAIOptions, entry: dict[str, Any], details: dict[str, Any]
     if options.preset == "llamacpp":
         return _Said(
             count_at(details, ("default_generation_settings", "n_ctx")),
+            tools=truth_at(details, ("chat_template_caps", "supports_tools")),  # else it leaves them out in silence
             vision=truth_at(details, ("modalities", "vision")),
         )
     return general

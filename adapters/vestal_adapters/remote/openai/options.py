@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from vestal.options import about
 from vestal_adapters.remote.openai.presets import PRESETS, Preset, PresetName
-from vestal_adapters.remote.options import ModelOptions
+from vestal_adapters.remote.options import EmbeddingBatch, ModelOptions
 
 __all__ = ["OpenAIOptions"]
 
@@ -24,6 +24,12 @@ class OpenAIOptions(ModelOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: Annotated[
         Literal["chat", "embeddings"], about("what the model is for: one backend does one of the two", "embeddings")
     ] = "chat"
+    embedding_batch: EmbeddingBatch = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_batch is not None and self.kind != "embeddings":
+            raise ValueError('embedding_batch: kind = "chat" embeds nothing; set kind = "embeddings"')
 
     @property
     def dialect(self) -> Preset:

@@ -25,6 +25,7 @@ class Preset(Struct, frozen=True, kw_only=True):
 
     base_url: str
     health: str | None = None  # answers 200 when the server serves; many have none
+    account: str | None = None  # a page that only a good key opens, where everybody is shown the listing
     details: str | None = None  # one more page about the model, for those whose listing says little
     context: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         thinking="chat_template_kwargs",
         efforts={"off": {"enable_thinking": False}},
         schema="json_object",  # which llama_cpp.server takes as well
+        required_calls=False,  # llama-server lets a model say what it likes before the call, and end without one
         grammar="grammar",
         cache="switch",
         json_schema=True,
@@ -92,6 +94,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     "openrouter": Preset(
         base_url="https://openrouter.ai/api/v1",
+        account="key",
         context=("context_length",),
         output=("top_provider", "max_completion_tokens"),
         fields=_LOCAL | {"repeat_penalty": "repetition_penalty"},
@@ -102,6 +105,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     "venice": Preset(
         base_url="https://api.venice.ai/api/v1",
+        account="api_keys/rate_limits",
         context=("model_spec", "availableContextTokens"),
         output=("model_spec", "maxCompletionTokens"),
         fields=_LOCAL | {"repeat_penalty": "repetition_penalty"},
