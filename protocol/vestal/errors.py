@@ -271,7 +271,7 @@ class BackendUnavailable(WireError):
 
 
 class BackendCrashed(WireError):
-    """The engine died while it ran this request."""
+    """The engine died while it ran this request, or gave what is no answer; asked again, it would give that again."""
 
     code = "backend_crashed"
     retryable = True
