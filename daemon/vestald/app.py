@@ -1,8 +1,8 @@
 """The daemon's life, in the order that is the promise.
 
-Lock the directory, bind admin.sock, load every backend side by side; only when all are ready bind embed.sock
-(if one can embed) and infer.sock. A stop goes the other way: unlink and stop accepting, say goaway, let admitted
-work run until the deadline, cut the rest with `shutting_down`, stop the backends, give the lock back.
+Lock the directory, bind admin.sock, load every backend side by side; only when those that are required are ready bind
+embed.sock (if one can embed) and infer.sock. A stop goes the other way: unlink and stop accepting, say goaway, let
+admitted work run until the deadline, cut the rest with `shutting_down`, stop the backends, give the lock back.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from vestal.errors import InvalidRequest
 from vestald.audit.journal import Journal
 from vestald.audit.log import AuditLog
 from vestald.config import Config, Sources
+from vestald.entrance.doors import Doors
 from vestald.entrance.listener import Listener
 from vestald.entrance.sockets import RuntimeDir, refuse_foreign
-from vestald.failures import BackendAbandoned, BackendFailed
+from vestald.failures import BackendAbandoned
 from vestald.house import House
 from vestald.metrics.endpoint import Endpoint
 from vestald.metrics.textfile import Textfile
@@ -55,13 +56,14 @@ class App:
     def __init__(self, config: Config, sources: Sources | None = None) -> None:
         self._config = config
         self._runtime_dir = config.runtime_dir()
-        self._listeners: dict[SocketKind, Listener] = {}
+        self._admin: Listener | None = None
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
         self._deadline = float(config.daemon.drain_deadline)
         self._ends: float | None = None  # the moment on the loop's clock that the deadline is over
         self.house = House(config, self.request_stop, sources)
         self.house.on_idle = self._nobody_is_here
+        self._doors = Doors(self._bind, self.house.sockets, self.house.events)
         self._leaving: asyncio.Task[None] | None = None
         self._textfile: Textfile | None = None
         self._endpoint = Endpoint(self.house.metrics_text)
@@ -85,14 +87,16 @@ class App:
                 connections=house.places.in_all,
                 connections_per_uid=house.places.per_uid,
             )
-            await self._listen("admin")
+            self._admin = await self._bind("admin")
+            house.sockets["admin"] = self._admin.path
             await self._publish_metrics()
             await self._live()
         finally:
             self.house.digest.close()
             await self._withdraw_metrics()
-            for listener in self._listeners.values():
-                listener.close()
+            self._doors.close()
+            if self._admin is not None:
+                self._admin.close()
             await self.house.audit.aclose(_LAST_LINES)
             self._manager.close()
             directory.close()
@@ -177,11 +181,11 @@ class App:
         path.unlink(missing_ok=True)
 
     async def _load(self) -> bool:
-        """Load every backend; False if a stop came first. Raises `BackendFailed`."""
+        """Load what the gate waits for; False if a stop came first. Raises `BackendFailed`."""
         if self._stop.is_set():
             return False
         self.house.machine.to("loading")
-        loading = asyncio.ensure_future(self.house.supervisor.start_all(float(self._config.daemon.ready_timeout)))
+        loading = asyncio.ensure_future(self.house.roster.gather())
         stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -194,23 +198,19 @@ class App:
         return True
 
     async def _open_gate(self) -> None:
-        can = [unit.capabilities for unit in self.house.supervisor.units]
-        if any(capabilities.embed for capabilities in can):
-            await self._listen("embed")
-        if any(capabilities.generate for capabilities in can):
-            await self._listen("infer")
-        if not self._listeners.keys() - {"admin"}:
-            raise BackendFailed("no backend can generate or embed", hint="configure one that can")
+        """Bind what there is work for; from then on what comes and goes opens and shuts."""
+        roster = self.house.roster
+        roster.moved = lambda: None if self._stop.is_set() else self._doors.follow(roster.doors())
+        await self._doors.settle(roster.doors())
         if not self._stop.is_set():
             self.house.machine.to("ready")
 
-    async def _listen(self, kind: SocketKind) -> None:
+    async def _bind(self, kind: SocketKind) -> Listener:
         sockets = self._config.sockets
         mode, group = (_ADMIN_MODE, None) if kind == "admin" else (int(sockets.mode), sockets.group)
         path = self._runtime_dir / f"{kind}.sock"
         session = _SESSIONS[kind]
-        self._listeners[kind] = await Listener.open(path, mode, group, lambda: session(self.house))
-        self.house.sockets[kind] = path
+        return await Listener.open(path, mode, group, lambda: session(self.house))
 
     # --- down -------------------------------------------------------------------------------------------------
 
@@ -219,34 +219,26 @@ class App:
 
     async def _leave(self, why: str) -> None:
         """Stop, unless somebody comes while the names are taken away: whoever could connect is served."""
-        kinds = [kind for kind in self._listeners if kind != "admin"]
-        for kind in kinds:
-            self._listeners[kind].hide()
+        self._doors.hide()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         if not self.house.sessions and not self._stop.is_set():
             self.request_stop(None, why)
-        for kind in kinds:
-            if self._stop.is_set():
-                return
-            self._listeners.pop(kind).close()
-            await self._listen(kind)
+        if not self._stop.is_set():
+            await self._doors.show()
 
     async def _shut_down(self) -> list[str]:
         """The stop sequence; the names of the backends that had to be abandoned."""
         if self._ends is None:
             self._ends = asyncio.get_running_loop().time() + self._deadline
-        for kind in ("infer", "embed"):
-            if listener := self._listeners.pop(kind, None):
-                listener.close()
-                del self.house.sockets[kind]
+        self._doors.close()
         self.house.say_goaway("stopping", self._deadline)
         await self._drain()
         await self._cut()
         await self.house.aclose(self._patience / 2)
         late = self._abandon({*await self._stop_backends(), *self.house.supervisor.stuck})
         await self._close_sessions()
-        late |= self._abandon({job.backend for job in self.house.jobs.all()} - late)
+        late |= self._abandon({name for job in self.house.jobs.all() for name in job.backends} - late)
         self.house.machine.to("stopped")
         return sorted(late)
 
@@ -286,7 +278,8 @@ class App:
         for job in jobs:
             job.cancel(Ended.SHUTDOWN)
         if jobs:
-            self.house.events.emit("requests_cut", level="warning", count=len(jobs))
+            backends = sorted({name for job in jobs for name in job.backends})
+            self.house.events.emit("requests_cut", level="warning", count=len(jobs), backends=backends)
             tasks = [job.task for job in jobs if job.task is not None]
             _, late = await asyncio.wait(tasks, timeout=_GRACE)
             for task in late:  # a stream that does not close: a second cancel ends the wait for it

@@ -8,19 +8,23 @@ is kept as it was until the daemon restarts, and every reload says so again. The
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from vestal.errors import InvalidRequest
 from vestal.options import REQUIRED
 from vestald.config import BackendTable, BadSettings, Config, Sources
 from vestald.config.backends import faults_of, options_in
 from vestald.config.explain import shown
 from vestald.config.table import Option, options_of
+from vestald.failures import BadConfiguration
+from vestald.registry import configured_or_default
 from vestald.rules import Rules, unanswered
 
-__all__ = ["Change", "Reload", "compared", "prepared"]
+__all__ = ["Change", "Reload", "compared", "prepared", "read_again", "refused"]
 
 
 _MAX_SHOWN = 200
@@ -47,11 +51,27 @@ class Reload(Struct, frozen=True):
     kept: tuple[Change, ...]
 
 
-def prepared(old: Config, sources: Sources) -> Reload:
-    """Read again, and find out what a reload will do; nothing has changed yet. Raises `BadConfiguration`."""
+def read_again(sources: Sources) -> Config:
+    """What the sources say now, with the backends that it means. Raises `BadConfiguration` for any fault in it."""
     new = sources.read()
+    with suppress(BadConfiguration):  # no backend at all is what it says then
+        new = msgspec.structs.replace(new, backends=configured_or_default(new))
     if faults := [*faults_of(new), *unanswered(new)]:
         raise BadSettings(faults)
+    return new
+
+
+def refused(bad: BadConfiguration) -> InvalidRequest:
+    """What an operator is told of a configuration with faults."""
+    faults = [str(fault) for fault in bad.faults] if isinstance(bad, BadSettings) else [str(bad)]
+    return InvalidRequest(
+        f"nothing was changed: {bad.message}", hint=bad.hint, details={"field": "type", "faults": faults}
+    )
+
+
+def prepared(old: Config, sources: Sources) -> Reload:
+    """Read again, and find out what a reload will do; nothing has changed yet. Raises `BadConfiguration`."""
+    new = read_again(sources)
     config, applied, kept = compared(old, new)
     return Reload(config, Rules.of(config), applied, kept)
 

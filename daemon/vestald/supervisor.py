@@ -79,6 +79,13 @@ class Unit:
         return f"{self.state}: {self.detail}" if self.detail else self.state
 
     @property
+    def plight(self) -> str:
+        """What there is to say of it; while it is started again, why that failed the last time too."""
+        if not self.retrying or self.state == "failed" or self.told in (None, self.detail):
+            return self.detail
+        return f"{self.detail}; the last start failed: {self.told}"
+
+    @property
     def here(self) -> bool:
         """Whether it serves, or is away for a moment: it has been ready, and no start has failed since."""
         return self.served and self.told is None

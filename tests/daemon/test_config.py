@@ -18,6 +18,7 @@ from vestald.config import (
     DaemonConfig,
     Duration,
     MetricsConfig,
+    RouterConfig,
     SocketsConfig,
     load,
 )
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "daemon": DaemonConfig,
     "sockets": SocketsConfig,
     "admission": AdmissionConfig,
+    "router": RouterConfig,
     "audit": AuditConfig,
     "metrics": MetricsConfig,
 }
@@ -79,6 +81,7 @@ runtime_dir = "/run/v"
 drain_deadline = "1m30s"
 ready_timeout = 12.5
 idle_exit = "10m"
+probe_interval = "7s"
 log_level = "debug"
 [sockets]
 mode = "0600"
@@ -101,6 +104,12 @@ unavailable_timeout = "30s"
 tokens_per_minute = 1000
 quotas = { "7" = 0 }
 weights = { "7" = 2 }
+[router]
+policy = "least_busy"
+retry_before_first_token = 1
+breaker_failures = 5
+breaker_window = "2m"
+breaker_cold = "15s"
 [audit]
 enabled = false
 directory = "/var/log/v"
@@ -124,7 +133,7 @@ def test_every_key_is_read(parse: Any) -> None:
     config = parse(WHOLE)
     assert config.daemon.runtime_dir == "/run/v"
     assert (float(config.daemon.drain_deadline), float(config.daemon.ready_timeout)) == (90.0, 12.5)
-    assert (config.daemon.idle_exit, config.daemon.log_level) == (600.0, "debug")
+    assert (config.daemon.idle_exit, config.daemon.probe_interval, config.daemon.log_level) == (600.0, 7.0, "debug")
     assert (int(config.sockets.mode), config.sockets.group) == (0o600, "users")
     assert (config.sockets.max_frame, float(config.sockets.handshake_timeout)) == (65536, 0.25)
     assert (config.admission.queue_depth, config.admission.per_caller) == (1, 2)
@@ -136,6 +145,7 @@ def test_every_key_is_read(parse: Any) -> None:
     assert config.sockets.connections_per_uid == 9
     assert config.sockets.infer == AccessConfig(allow_groups=["users", 7])
     assert config.sockets.embed == AccessConfig(deny_users=[0])
+    assert config.router == RouterConfig("least_busy", 1, 5, Duration(120), Duration(15))
     assert config.audit == AuditConfig(enabled=False, directory="/var/log/v", max_bytes=100_000, files=1)
     assert str(config.audit_dir()) == "/var/log/v"
     assert config.metrics == MetricsConfig(textfile="/var/lib/v.prom", interval=Duration(60), socket=True)
@@ -173,7 +183,7 @@ def test_a_misspelt_section_is_refused_with_the_nearest(refuse: Any, section: st
 
 def test_a_key_that_resembles_none_is_refused_with_all_there_are(refuse: Any) -> None:
     assert "known keys: runtime_dir, drain_deadline, ready_timeout" in refuse("[daemon]\nxyzzy = 1\n")
-    assert "known keys: daemon, sockets, admission, audit, metrics, backend" in refuse("xyzzy = 1\n")
+    assert "known keys: daemon, sockets, admission, router, audit, metrics, backend" in refuse("xyzzy = 1\n")
 
 
 @pytest.mark.parametrize("value", ['"10"', '"ten seconds"', '"-5s"', "-0.5", "inf", "nan", '"1 h"', '"366d"', "false"])
@@ -226,6 +236,18 @@ def test_a_backends_name_is_plain(refuse: Any, name: str) -> None:
 
 def test_two_backends_of_one_name_are_refused(refuse: Any) -> None:
     assert "two backends are named 'a'" in refuse('[[backend]]\nname = "a"\nadapter = "echo"\n' * 2)
+
+
+def test_an_alias_that_is_another_backends_name_is_refused_with_its_line(refuse: Any) -> None:
+    said = refuse(
+        '[[backend]]\nname = "a"\nadapter = "x"\n[[backend]]\nname = "b"\nadapter = "x"\naliases = ["fast", "a", "b"]\n'
+    )
+    assert "vestald.toml:7: backend b.aliases: 'a' is the name of another backend" in said
+
+
+def test_an_alias_may_be_shared_and_means_a_choice(parse: Any) -> None:
+    shared = '[[backend]]\nname = "{}"\nadapter = "x"\naliases = ["fast"]\n'
+    assert len(parse(shared.format("a") + shared.format("b")).backends) == 2
 
 
 def test_a_single_table_is_refused_with_the_double_brackets_it_needs(refuse: Any) -> None:

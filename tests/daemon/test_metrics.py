@@ -90,6 +90,25 @@ def test_a_loss_and_a_return_are_counted_once() -> None:
     assert values(metrics)["vestal_backend_restarts_total", labels] == 1
 
 
+def test_a_backend_that_is_forgotten_leaves_nothing_and_begins_anew() -> None:
+    metrics = Metrics(none)
+    for name in ("chat", "other"):
+        metrics.serves(name)
+        metrics.lost(name)
+        metrics.requests.labels(name, "end").inc()
+        metrics.admission_refusals.labels(name, "queue_full").inc()
+        metrics.queue_seconds.labels(name, "normal").observe(0.1)
+        metrics.meter(name).began(0.5)
+        metrics.meter(name).paused(0.5)
+    metrics.forget("chat")
+    left = {labels for _, given in values(metrics) for labels in given if labels[0] == "backend"}
+    assert left == {("backend", "other")}
+    metrics.serves("chat")  # another one: it did not come back
+    assert ("vestal_backend_restarts_total", (("backend", "chat"),)) not in values(metrics)
+    metrics.requests.labels("chat", "end").inc()
+    assert values(metrics)["vestal_requests_total", (("backend", "chat"), ("outcome", "end"))] == 1
+
+
 def test_gauges_are_asked_at_every_scrape() -> None:
     reads: list[int] = []
 

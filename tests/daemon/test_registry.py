@@ -128,6 +128,26 @@ def test_an_adapter_that_refuses_its_options_is_bad_configuration(
     assert "/etc/v.toml: backend a: bad" in refusal(config(("a", "picky", {})))
 
 
+class Greedy(EchoBackend):
+    """An adapter with an option that is the daemon's."""
+
+    class Options(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        aliases: int = 0
+
+
+def test_an_adapter_whose_option_is_the_daemons_own_is_refused(adapters: Any) -> None:
+    adapters(greedy=f"{__name__}:Greedy")
+    message = refusal(config(("a", "greedy", {})))
+    assert "adapter 'greedy' has the option aliases, which is the daemon's own" in message
+    assert "its author must give it another name" in message
+
+
+def test_the_daemons_own_keys_are_not_the_adapters_business() -> None:
+    (built,) = build_backends(config(("a", "echo", {"slots": 2, "required": False, "aliases": ["fast", "small"]})))
+    assert (built.keys.required, built.keys.aliases) == (False, ["fast", "small"])
+    assert built.backend.capabilities.slots == 2
+
+
 # --- without a table ------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,7 @@ def test_backends_are_compared_by_name_and_by_what_counts() -> None:
 PROBES: dict[str, tuple[Any, Callable[[House], object], object]] = {
     "daemon.drain_deadline": ("3s", lambda h: float(h.config.daemon.drain_deadline), 3.0),
     "daemon.ready_timeout": ("3s", lambda h: float(h.config.daemon.ready_timeout), 3.0),
+    "daemon.probe_interval": ("3s", lambda h: h.roster.rounds._interval(), 3.0),
     "daemon.log_level": ("error", lambda _: logging.getLogger().level, logging.ERROR),
     "sockets.max_frame": (65536, lambda h: h.offer("infer", "s").limits.frame, 65536),
     "sockets.handshake_timeout": ("3s", lambda h: h.handshake_timeout, 3.0),
@@ -91,6 +92,11 @@ PROBES: dict[str, tuple[Any, Callable[[House], object], object]] = {
     "admission.unavailable_timeout": ("3s", lambda h: h.generating.scheduler.unavailable_timeout, 3.0),
     "admission.tokens_per_minute": (3, lambda h: h.generating.scheduler._quotas._limit_of(7), 3),
     "admission.quotas": ({"7": 3}, lambda h: h.generating.scheduler._quotas._limit_of(7), 3),
+    "router.policy": ("least_busy", lambda h: h.routes.policy, "least_busy"),
+    "router.retry_before_first_token": (1, lambda h: h.routes.retries, 1),
+    "router.breaker_failures": (7, lambda h: h.routes._rules.failures, 7),
+    "router.breaker_window": ("7s", lambda h: float(h.routes._rules.window), 7.0),
+    "router.breaker_cold": ("7s", lambda h: float(h.routes._rules.cold), 7.0),
     "admission.weights": ({"7": 3.0}, lambda h: h.embedding.scheduler._weight_of(7), 3.0),
 }
 """A value for each live option, where the daemon looks it up, and what it finds there after the reload."""

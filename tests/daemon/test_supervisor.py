@@ -32,6 +32,13 @@ class Watch:
     def unit(self, name: str = "scripted") -> Unit:
         return next(unit for unit in self.supervisor.units if unit.name == name)
 
+    async def start(self, timeout: float = 5) -> None:
+        await self.supervisor.start_all(self.supervisor.units, timeout)
+
+    async def restart(self, stop_timeout: float, ready_timeout: float) -> None:
+        await self.supervisor.stop(self.unit(), stop_timeout)
+        await self.supervisor.start(self.unit(), ready_timeout)
+
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
@@ -55,7 +62,7 @@ def test_all_start_side_by_side() -> None:
             await both.wait()
 
         watch = Watch(Scripted(name="a", start=start), Scripted(name="b", start=start))
-        await watch.supervisor.start_all(5)
+        await watch.start()
         assert [unit.state for unit in watch.supervisor.units] == ["ready", "ready"]
         assert [unit.name for unit in watch.supervisor.serving] == ["a", "b"]
 
@@ -72,7 +79,7 @@ def test_progress_is_told_in_whole_percent_and_never_falls() -> None:
 
         seen: list[float] = []
         watch = Watch(Scripted(start=start))
-        await watch.supervisor.start_all(5)
+        await watch.start()
         assert seen == sorted(seen)
         assert watch.changes == [("scripted", "loading"), ("scripted", "ready")]
         told = [facts["percent"] for kind, facts in watch.events if kind == "backend_loading"]
@@ -106,7 +113,7 @@ def test_the_first_that_fails_ends_the_start_of_the_others(fault: Exception, say
 
         watch = Watch(Scripted(name="slow", start=slow), Scripted(name="bad", start=bad))
         with pytest.raises(BackendFailed) as failed:
-            await watch.supervisor.start_all(5)
+            await watch.start()
         assert failed.match(says)
         assert failed.value.exit_code == 69
         assert ended.is_set()
@@ -124,7 +131,7 @@ def test_those_that_are_too_slow_are_named_with_how_far_they_came() -> None:
 
         watch = Watch(Scripted(name="slow", start=slow), Scripted(name="quick"))
         with pytest.raises(BackendFailed, match=r"not ready within 0.05 s: slow at 42 %.*daemon.ready_timeout"):
-            await watch.supervisor.start_all(0.05)
+            await watch.start(0.05)
 
     play(scene)
 
@@ -133,7 +140,7 @@ def test_a_backend_goes_away_and_comes_back_by_its_own_report() -> None:
     async def scene() -> None:
         backend = Scripted()
         watch = Watch(backend)
-        await watch.supervisor.start_all(5)
+        await watch.start()
         backend.report(Ready())  # it is ready: nothing changes
         backend.report(Unavailable("its worker died"))
         assert (watch.unit().state, watch.unit().detail, watch.unit().given_up) == (
@@ -155,7 +162,7 @@ def test_giving_up_is_told_even_though_the_state_stays() -> None:
     async def scene() -> None:
         backend = Scripted()
         watch = Watch(backend)
-        await watch.supervisor.start_all(5)
+        await watch.start()
         backend.report(Unavailable("died"))
         backend.report(Unavailable("died too often", recovering=False))
         assert [state for _, state in watch.changes] == ["ready", "unavailable", "unavailable"]
@@ -169,10 +176,10 @@ def test_a_restart_is_a_stop_and_a_start_during_which_it_still_counts_as_served(
     async def scene() -> None:
         backend = Scripted()
         watch = Watch(backend)
-        await watch.supervisor.start_all(5)
+        await watch.start()
         backend.report(Unavailable("died", recovering=False))
         watch.changes.clear()
-        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
+        await watch.restart(1.0, 1.0)
         assert [state for _, state in watch.changes] == ["stopping", "stopped", "starting", "ready"]
         assert (backend.starts, watch.unit().given_up) == (2, False)
         assert watch.supervisor.serving == [watch.unit()]
@@ -189,9 +196,9 @@ def test_a_restart_whose_stop_goes_wrong_is_a_failure(wrong: str) -> None:
             await for_ever()
 
         watch = Watch(Scripted(stop=stop))
-        await watch.supervisor.start_all(5)
+        await watch.start()
         with pytest.raises(BackendFailed, match="did not stop"):
-            await watch.supervisor.restart(watch.unit(), 0.01, 1.0)
+            await watch.restart(0.01, 1.0)
         assert watch.unit().state == "stopping"
 
     play(scene)
@@ -207,13 +214,13 @@ def test_a_restart_that_takes_too_long_is_a_failure_and_can_be_tried_again() -> 
                 await for_ever()
 
         watch = Watch(Scripted(start=start))
-        await watch.supervisor.start_all(5)
+        await watch.start()
         slow[0] = True
         with pytest.raises(BackendFailed, match=r"not ready within 0\.02 s: scripted at 5 %"):
-            await watch.supervisor.restart(watch.unit(), 1.0, 0.02)
+            await watch.restart(1.0, 0.02)
         assert watch.unit().state == "failed"
         slow[0] = False
-        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
+        await watch.restart(1.0, 1.0)
         assert watch.unit().state == "ready"
 
     play(scene)
@@ -228,13 +235,13 @@ def test_a_restart_that_does_not_come_back_leaves_a_failed_backend_that_can_be_r
                 raise VestalError("no memory")
 
         watch = Watch(Scripted(start=start))
-        await watch.supervisor.start_all(5)
+        await watch.start()
         broken[0] = True
         with pytest.raises(BackendFailed, match="no memory"):
-            await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
+            await watch.restart(1.0, 1.0)
         assert (watch.unit().state, watch.unit().detail) == ("failed", "no memory")
         broken[0] = False
-        await watch.supervisor.restart(watch.unit(), 1.0, 1.0)
+        await watch.restart(1.0, 1.0)
         assert watch.unit().state == "ready"
 
     play(scene)
@@ -258,7 +265,7 @@ def test_all_stop_side_by_side_and_those_that_will_not_are_named() -> None:
             Scripted(name="stuck", stop=for_ever),
             Scripted(name="broken", stop=broken),
         )
-        await watch.supervisor.start_all(5)
+        await watch.start()
         assert await watch.supervisor.stop_all(0.1) == ["stuck"]
         assert told == [0.1, 0.1]
         assert [unit.state for unit in watch.supervisor.units] == ["stopped", "stopped", "stopping", "stopping"]

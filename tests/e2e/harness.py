@@ -134,6 +134,14 @@ class Daemon:
             report = admin.command(m.Backends(id=0), m.BackendsReport)
         return next(backend for backend in report.backends if backend.name == name)
 
+    def rewrite(self, *backends: Table, **sections: Table) -> None:
+        """Another configuration in its own file, which it reads when it is told to."""
+        self.rewrite_as(toml(*backends, **sections))
+
+    def rewrite_as(self, text: str) -> None:
+        audit = toml(audit={"directory": f"{self.home}/audit-{self.runtime_dir.name}"})
+        Path(f"{self._stderr}.toml").write_text(f"{text}\n{audit}")
+
     # --- its end ----------------------------------------------------------------------------------------------
 
     def signal(self, number: int = signal.SIGTERM) -> None:

@@ -56,15 +56,15 @@ def test_a_life_can_be_followed_from_loading_to_stop(start: Start) -> None:
 
 
 def test_a_backend_that_dies_again_and_again_is_told_to_be_given_up(start: Start) -> None:
-    daemon = start(echo(isolation="process", fault="crash:1"), echo("bystander"))
+    daemon = start(echo("dying", isolation="process", fault="crash:1"), echo("bystander"))
     with daemon.infer() as peer, daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         id = 0
         while not told(daemon, "backend_given_up"):
             id += 1
-            peer.ask(id, "a b c", model="echo")
+            peer.ask(id, "a b c", model="dying")
             assert peer.error(id).code in ("backend_crashed", "backend_unavailable")
         admin.event("backend_given_up")
     (given_up,) = told(daemon, "backend_given_up")
-    assert (given_up["level"], given_up["backend"]) == ("error", "echo")
+    assert (given_up["level"], given_up["backend"]) == ("error", "dying")
     assert "given up after" in given_up["detail"]

@@ -16,13 +16,6 @@ from tests.e2e.harness import Daemon, echo, toml
 from vestal import messages as m
 
 
-def rewrite(daemon: Daemon, text: str) -> None:
-    """Another text in the daemon's own file."""
-    (file,) = daemon.home.glob("stderr-*.toml")
-    audit = toml(audit={"directory": f"{daemon.home}/audit-{daemon.runtime_dir.name}"})
-    file.write_text(f"{text}\n{audit}")
-
-
 def reload(daemon: Daemon) -> m.Reloaded:
     with daemon.admin() as admin:
         return admin.command(m.Reload(id=1), m.Reloaded)
@@ -30,8 +23,7 @@ def reload(daemon: Daemon) -> m.Reloaded:
 
 def test_what_is_live_holds_at_once_and_the_rest_is_named_every_time(start: Start) -> None:
     daemon = start(echo(slots=1, fault="hang"))
-    rewrite(
-        daemon,
+    daemon.rewrite_as(
         toml(
             echo(slots=2, fault="hang"),
             admission={"queue_depth": 1},
@@ -58,7 +50,7 @@ def test_what_is_live_holds_at_once_and_the_rest_is_named_every_time(start: Star
 
 def test_a_broken_file_changes_nothing_and_says_what_is_wrong_with_it(start: Start) -> None:
     daemon = start(echo())
-    rewrite(daemon, toml(echo(slotz=2), admission={"queue_depth": 0, "per_caller": 3}))
+    daemon.rewrite_as(toml(echo(slotz=2), admission={"queue_depth": 0, "per_caller": 3}))
     with daemon.admin() as admin:
         error = admin.command(m.Reload(id=1), m.Error)
     assert error.code == "invalid_request"
@@ -71,8 +63,8 @@ def test_a_broken_file_changes_nothing_and_says_what_is_wrong_with_it(start: Sta
 
 def test_a_name_that_nobody_has_changes_nothing(start: Start) -> None:
     daemon = start(echo())
-    rewrite(
-        daemon, toml(echo(), admission={"queue_depth": 5, "weights": {}}) + '[admission.quotas]\n"no-such-user" = 1\n'
+    daemon.rewrite_as(
+        toml(echo(), admission={"queue_depth": 5, "weights": {}}) + '[admission.quotas]\n"no-such-user" = 1\n'
     )
     with daemon.admin() as admin:
         assert "there is no user 'no-such-user'" in admin.command(m.Reload(id=1), m.Error).message
@@ -81,14 +73,14 @@ def test_a_name_that_nobody_has_changes_nothing(start: Start) -> None:
 
 def test_sighup_reloads_and_answers_in_the_log(start: Start) -> None:
     daemon = start(echo())
-    rewrite(daemon, toml(echo(), admission={"queue_depth": 5}))
+    daemon.rewrite_as(toml(echo(), admission={"queue_depth": 5}))
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=0))
         admin.take(m.Snapshot)
         daemon.signal(signal.SIGHUP)
         event = admin.event("reloaded")
         assert event.data["applied"] == ["admission.queue_depth: 64 -> 5"]
-        rewrite(daemon, "[daemon\n")
+        daemon.rewrite_as("[daemon\n")
         daemon.signal(signal.SIGHUP)
         assert "not TOML" in admin.event("reload_refused").data["faults"][0]
     assert daemon.status().queue_depth == 5
@@ -128,7 +120,7 @@ def test_flags_and_variables_go_on_counting_before_the_file(short_dir: Path) -> 
     ).ready()
     try:
         assert daemon.status().queue_depth == 7
-        rewrite(daemon, toml(echo(), admission={"queue_depth": 1, "per_caller": 1, "write_timeout": "9s"}))
+        daemon.rewrite_as(toml(echo(), admission={"queue_depth": 1, "per_caller": 1, "write_timeout": "9s"}))
         assert [change.key for change in reload(daemon).applied] == ["admission.write_timeout"]
         assert daemon.status().queue_depth == 7
     finally:
@@ -137,7 +129,7 @@ def test_flags_and_variables_go_on_counting_before_the_file(short_dir: Path) -> 
 
 def test_a_stop_takes_the_deadline_that_was_reloaded(start: Start) -> None:
     daemon = start(echo(fault="hang"))
-    rewrite(daemon, toml(echo(fault="hang"), daemon={"drain_deadline": "200ms"}))
+    daemon.rewrite_as(toml(echo(fault="hang"), daemon={"drain_deadline": "200ms"}))
     reload(daemon)
     with daemon.infer() as peer:
         peer.ask(1)
@@ -149,7 +141,7 @@ def test_a_stop_takes_the_deadline_that_was_reloaded(start: Start) -> None:
 
 def test_the_command_tells_people_and_programs(start: Start) -> None:
     daemon = start(echo())
-    rewrite(daemon, toml(echo(slots=3), admission={"queue_depth": 5}))
+    daemon.rewrite_as(toml(echo(slots=3), admission={"queue_depth": 5}))
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vestal.cli", "reload", *words]
@@ -161,9 +153,10 @@ def test_the_command_tells_people_and_programs(start: Start) -> None:
     assert told.stdout.splitlines()[1:] == [
         "now: admission.queue_depth 64 -> 5",
         "restart to apply: backend.echo.slots 1 -> 3",
+        "of backends: `vestal backend restart NAME`, or add, or remove, applies it while vestald runs",
     ]
     assert json.loads(run("--json").stdout)["applied"] == []
-    rewrite(daemon, toml(echo(), admission={"queue_dept": 5}))
+    daemon.rewrite_as(toml(echo(), admission={"queue_dept": 5}))
     refused = run()
     assert refused.returncode == 1
     assert "did you mean queue_depth?" in refused.stderr

@@ -33,11 +33,11 @@ def stubborn(start: Start, tmp_path: Path) -> Stubborn:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stubborn\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vestal.backends]\nstubborn = stubborn_adapter:StubbornBackend\n")
 
-    def begin(stays_in: str, *others: Table, ready_timeout: float = 60) -> Daemon:
-        table = {"name": "stubborn", "adapter": "stubborn", "stays_in": stays_in}
+    def begin(stays_in: str, *others: Table, ready_timeout: float = 60, required: bool = True) -> Daemon:
+        table = {"name": "stubborn", "adapter": "stubborn", "stays_in": stays_in, "required": required}
         times = {"drain_deadline": DEADLINE, "ready_timeout": ready_timeout}
         environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-        return start(table, *others, wait=stays_in != "start", environ=environ, daemon=times)
+        return start(table, *others, wait=stays_in != "start" or not required, environ=environ, daemon=times)
 
     return begin
 
@@ -167,3 +167,17 @@ def test_a_stop_that_never_returns_is_left_behind(stubborn: Stubborn) -> None:
     (line,) = daemon.last_words
     assert "backend stubborn" in line
     assert "fine" not in line
+
+
+def test_one_that_is_removed_and_never_stops_is_there_to_be_seen_and_told_at_the_end(stubborn: Stubborn) -> None:
+    daemon = stubborn("stop", echo("fine"))
+    with daemon.infer() as peer, daemon.admin() as admin:
+        admin.send(m.Subscribe(id=1))
+        admin.command(m.RemoveBackend(id=2, backend="stubborn"), m.Acknowledged)
+        failed = admin.event("backend_remove_failed", backend="stubborn")
+        assert "did not stop within 1 s" in failed.data["error"]
+        assert (daemon.backend("stubborn").state, daemon.backend("stubborn").draining) == ("stopping", True)
+        assert peer.generate(1, "not concerned")[0] == "not concerned"
+    daemon.signal()
+    assert daemon.wait() == 70
+    assert "backend stubborn" in daemon.last_words[0]

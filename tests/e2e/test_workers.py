@@ -60,23 +60,23 @@ def test_a_worker_that_crashes_in_the_middle_of_an_answer_ends_it_with_one_error
 
 
 def test_a_backend_that_was_given_up_refuses_at_once_and_an_operator_can_bring_it_back(start: Start) -> None:
-    daemon = start(echo(fault="crash:1", isolation="process"), echo("healthy"))
+    daemon = start(echo("broken", fault="crash:1", isolation="process"), echo("healthy"))
     with daemon.infer() as peer, daemon.admin() as admin:
-        peer.send(*(peer.request(id, model="echo") for id in range(10)))
+        peer.send(*(peer.request(id, model="broken") for id in range(10)))
         codes = [peer.error(id).code for id in range(10)]
         assert codes == ["backend_crashed"] * 6 + ["backend_unavailable"] * 4
         for id in (10, 11):  # nobody would ever come for it: it must not wait
-            peer.ask(id, model="echo")
+            peer.ask(id, model="broken")
             error = peer.error(id)
             assert (error.code, error.retryable) == ("backend_unavailable", True)
             assert error.hint is not None
             assert "restart" in error.hint
         assert peer.generate(12, "still here", model="healthy")[0] == "still here"
-        assert daemon.backend().state == "unavailable"
+        assert daemon.backend("broken").state == "unavailable"
         admin.send(m.Subscribe(id=1))
-        admin.command(m.RestartBackend(id=2, backend="echo"), m.Acknowledged)
-        admin.event("backend_state", backend="echo", state="ready")
-        peer.ask(13, " ", model="echo")
+        admin.command(m.RestartBackend(id=2, backend="broken"), m.Acknowledged)
+        admin.event("backend_state", backend="broken", state="ready")
+        peer.ask(13, " ", model="broken")
         assert peer.done(13).stop_reason == "end"
 
 
@@ -132,7 +132,7 @@ def test_a_restart_brings_a_new_process_and_what_waits_waits_for_it(start: Start
         peer.take(m.Queued, id=2)
         before = worker_of(daemon)
         admin.send(m.Subscribe(id=1))
-        answer = admin.command(m.RestartBackend(id=2, backend="echo"), m.Acknowledged)
+        answer = admin.command(m.RestartBackend(id=2, backend="echo", deadline_ms=100), m.Acknowledged)
         assert (answer.state, answer.detail) == ("ready", "backend echo restarts")
         error = peer.error(1)
         assert (error.code, error.retryable) == ("backend_unavailable", True)

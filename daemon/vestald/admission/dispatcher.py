@@ -40,6 +40,7 @@ class Dispatcher:
         self._timer_at: float | None = None
         self._announcing = False
         self._announced = -1.0
+        self._moved = asyncio.Event()
         self.decided: Callable[[Ticket], None] | None = None  # told of each ticket that was let in: it runs, or waits
 
     @asynccontextmanager
@@ -89,7 +90,20 @@ class Dispatcher:
         self.scheduler.fail_lane(name, reason)
         self._advance()
 
+    def drop_lane(self, name: str) -> None:
+        """The backend is gone for good: `backend_unavailable` for what waits for it."""
+        for ticket, error in self.scheduler.drop_lane(name, self._now()):
+            self._reject(ticket, error)
+        self._advance()
+
+    async def idle(self, name: str, *, waiting: bool) -> None:
+        """Return when nothing is in a lane's slots, and with `waiting` nothing waits for one either."""
+        while (lane := self.scheduler.lanes.get(name)) and (lane.running or (waiting and lane.waiting)):
+            self._moved.clear()
+            await self._moved.wait()
+
     def _advance(self) -> None:
+        self._moved.set()
         now = self._now()
         started, ended = self.scheduler.advance(now)
         for ticket in started:

@@ -22,7 +22,7 @@ from vestald.config.table import Option, backend_option, plain
 from vestald.config.values import converted, from_text, kind_of, to_text
 from vestald.failures import BadConfiguration
 
-__all__ = ["Override", "Resolved", "faults_of", "keys_of", "options_in", "overridden", "resolved"]
+__all__ = ["Override", "Resolved", "clashes", "faults_of", "keys_of", "options_in", "overridden", "resolved"]
 
 
 class Override(Struct, frozen=True):
@@ -44,7 +44,7 @@ class Resolved(Struct, frozen=True):
 def resolved(config: Config, table: BackendTable) -> Resolved:
     """The adapter of a table and its keys, checked. Raises `BadSettings`."""
     try:
-        cls = adapter_class(table.adapter)
+        cls = _adapter(table)
     except BadConfiguration as error:
         place = config.place(f"backend.{table.name}.adapter")
         raise BadSettings([Fault(place, f"backend {table.name}: {error.message}", error.hint or "")]) from error
@@ -75,7 +75,31 @@ def faults_of(config: Config) -> list[Fault]:
 
 def options_in(table: BackendTable) -> list[Option]:
     """The options of one table's adapter. Raises `BadConfiguration`."""
-    return [backend_option(table.name, field) for field in keys_of(adapter_class(table.adapter).Options)]
+    return [backend_option(table.name, field) for field in keys_of(_adapter(table).Options)]
+
+
+def clashes(config: Config) -> Iterator[Fault]:
+    """A fault for each alias that is another backend's name: one name would mean one of them, and a choice."""
+    names = {table.name for table in config.backends}
+    for table in config.backends:
+        aliases = table.options.get("aliases")
+        taken = names.intersection(a for a in aliases if isinstance(a, str)) if isinstance(aliases, list) else set()
+        for alias in sorted(taken - {table.name}):
+            place = config.place(f"backend.{table.name}.aliases")
+            hint = "give one of the two another name; an alias may be shared with other aliases"
+            yield Fault(place, f"backend {table.name}.aliases: {alias!r} is the name of another backend", hint)
+
+
+def _adapter(table: BackendTable) -> type[Backend]:
+    """Raises `BadConfiguration` for one that cannot be used."""
+    cls = adapter_class(table.adapter)
+    own = {field.name for field in fields_of(BackendKeys)} & {field.name for field in fields_of(cls.Options)}
+    if own:
+        raise BadConfiguration(
+            f"adapter {table.adapter!r} has the option {', '.join(sorted(own))}, which is the daemon's own",
+            hint="its author must give it another name: every [[backend]] may hold that key, whatever its adapter",
+        )
+    return cls
 
 
 def keys_of(options: type[BackendOptions]) -> list[Field]:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from vestald.config.backends import Override, overridden
+from vestald.config.backends import Override, clashes, overridden
 from vestald.config.faults import Fault, of_value, secret_flag, unknown
 from vestald.config.lines import Place, key_lines
 from vestald.config.schema import BackendTable, Config, Origin
@@ -65,7 +65,7 @@ class Reader:
             origins=self._origins, warnings=tuple(self._warnings),
         )  # fmt: skip
         self._check_ceilings(config)
-        return Reading(config, (*self._faults, *faults))
+        return Reading(config, (*self._faults, *faults, *clashes(config)))
 
     # --- the file ---------------------------------------------------------------------------------------------
 

@@ -50,12 +50,14 @@ class DaemonConfig(Struct, frozen=True, forbid_unknown_fields=True):
         Trait(name="runtime-dir"),
     ] = None
     drain_deadline: Annotated[Duration, about("how long a stop lets admitted work run", "30s"), LIVE] = Duration(10)
-    ready_timeout: Annotated[Duration, about("how long all backends together may load", "10m"), LIVE] = Duration(300)
+    ready_timeout: Annotated[
+        Duration, about("how long all backends that are required may load, and each start of another", "10m"), LIVE
+    ] = Duration(300)
     idle_exit: Annotated[
         Duration | None, about("leave after so long without a connection; by default never", "10m")
     ] = None
     probe_interval: Annotated[
-        Duration, about("how often each backend is asked whether it is well, beside what it tells", "1m"), LIVE
+        Duration, about("how often each backend is asked whether it is well; 0: never", "1m"), LIVE
     ] = Duration(30)
     log_level: Annotated[LogLevel, about("the least level that is logged", "debug"), LIVE, Trait(name="log-level")] = (
         "info"

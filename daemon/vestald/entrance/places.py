@@ -50,6 +50,11 @@ class Places:
     def in_all(self) -> int:
         return self._all.limit
 
+    @in_all.setter
+    def in_all(self, limit: int) -> None:
+        """Those who are inside stay, however many they are."""
+        self._all.limit = limit
+
     @property
     def per_uid(self) -> int:
         return self._per_uid

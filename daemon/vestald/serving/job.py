@@ -70,6 +70,10 @@ class Job:
     def running(self) -> bool:
         return any(ticket.state is TicketState.RUNNING for ticket in self.tickets)
 
+    def runs_in(self, backend: str) -> bool:
+        """Whether it holds a slot of that backend: with all of it, or with a part."""
+        return any(ticket.lane == backend and ticket.state is TicketState.RUNNING for ticket in self.tickets)
+
     @property
     def backends(self) -> set[str]:
         """Those that it waits for or holds a slot of."""

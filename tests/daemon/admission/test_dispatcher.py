@@ -374,3 +374,27 @@ def test_a_thousand_holders_leave_an_empty_dispatcher() -> None:
         assert repr(stage.dispatcher) == "<Dispatcher <Scheduler waiting=0/2000 running=0 lanes=1>>"
 
     play(scene)
+
+
+def test_idle_is_told_when_the_last_has_left_its_slot_and_if_asked_for_the_queue() -> None:
+    async def main() -> None:
+        stage = Stage()
+        first, release = stage.enter()
+        second, release_second = stage.enter()
+        while stage.counts != (1, 1):
+            await asyncio.sleep(0)
+        stage.dispatcher.shut_lane("a")
+        no_more = asyncio.create_task(stage.dispatcher.idle("a", waiting=False))
+        nobody = asyncio.create_task(stage.dispatcher.idle("a", waiting=True))
+        release.set()
+        await first
+        await no_more
+        assert not nobody.done()
+        stage.dispatcher.drop_lane("a")
+        await nobody
+        with pytest.raises(BackendUnavailable, match="was removed by an operator"):
+            await second
+        assert not release_second.is_set()
+        await stage.dispatcher.idle("a", waiting=True)
+
+    asyncio.run(main())

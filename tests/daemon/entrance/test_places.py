@@ -35,6 +35,18 @@ def test_all_together_have_a_bound_of_their_own() -> None:
     assert places.taken == 3, "one who was refused took no place"
 
 
+def test_with_less_room_than_are_inside_nobody_is_put_out_and_nobody_let_in() -> None:
+    places = Places(in_all=3, per_uid=2)
+    for uid in (1, 2, 3):
+        places.enter(uid)
+    places.in_all = 2
+    assert places.taken == 3
+    places.leave(1, 0.0)
+    assert refused(places, 4).details == {"bound": "connections", "limit": 2, "current": 2}
+    places.in_all = 3
+    places.enter(4)
+
+
 def test_who_leaves_makes_room_in_both_bounds() -> None:
     places = Places(in_all=2, per_uid=1)
     places.enter(1)

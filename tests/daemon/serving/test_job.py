@@ -108,3 +108,14 @@ def test_an_operator_sees_who_and_how_much(state: TicketState) -> None:
     assert (entry.age_ms, entry.position, entry.output_tokens) == (2500, 3 if waits else None, 5)
     assert entry.state == ("running" if state is TicketState.RUNNING else "waiting")
     assert repr(job) == f"<Job #9 id=1 {entry.state} tokens=5>"
+
+
+def test_a_job_runs_in_the_backend_whose_slot_one_of_its_parts_holds() -> None:
+    job = Jobs().new(1, Owner(), 0.0)
+    states = {"a": TicketState.RUNNING, "b": TicketState.WAITING, "c": TicketState.ENDED}
+    for lane, state in states.items():
+        ticket = Ticket(job.number, lane, uid=1000, connection=1)
+        ticket.state = state
+        job.tickets.append(ticket)
+    assert [lane for lane in states if job.runs_in(lane)] == ["a"]
+    assert job.backends == {"a", "b"}
