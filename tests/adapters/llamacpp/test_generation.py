@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from llama_cpp import llama_cpp as lib
 
 from vestal.backend import EndEvent, GenerateRequestV2, PromptEvent, TextEvent
 from vestal.errors import BackendRefused, ContextOverflow, InternalError, InvalidRequest
 from vestal.values import GenerateOptions, MessageV2, TextBlock, Usage
-from vestal_adapters.llamacpp.native import Batch, Context
+from vestal_adapters.llamacpp.native import Batch, Context, Sampler
 
 END = "<|end|>"
 COUNT = ["a", " one", " two", " three", END]
@@ -295,6 +296,23 @@ def test_without_a_seed_answers_differ(counting: Any) -> None:
 
 def test_at_temperature_zero_the_seed_is_nothing(counting: Any) -> None:
     assert answer(counting, 1, temperature=0.0, seed=7) == answer(counting, 2, temperature=0.0, seed=8)
+
+
+def test_at_temperature_zero_it_is_the_token_that_llama_cpp_would_take(
+    counting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, compared = Sampler.sample, []
+
+    def both(self: Sampler, context: Context, row: int) -> int:
+        compared.append((sample(self, context, row), lib.llama_sampler_sample(self._chain, context.handle, row)))
+        return compared[-1][0]
+
+    monkeypatch.setattr(Sampler, "sample", both)
+    counting.ask(1, "xa", temperature=0.0)
+    counting.ask(2, "xb", temperature=0.0, max_tokens=20)
+    counting.run()
+    assert len(compared) > 20
+    assert all(ours == theirs for ours, theirs in compared)
 
 
 def test_penalties_lead_out_of_a_loop(counting: Any) -> None:

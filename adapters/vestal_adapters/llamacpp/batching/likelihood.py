@@ -15,7 +15,7 @@ from vestal.values import TokenLogprob, TopLogprob
 __all__ = ["token_logprob"]
 
 
-def token_logprob(logits: bytes, token: int, top: int, piece: Callable[[int], bytes]) -> TokenLogprob:
+def token_logprob(logits: bytes | memoryview, token: int, top: int, piece: Callable[[int], bytes]) -> TokenLogprob:
     """`token`'s natural log-probability and the `top` likeliest tokens, likeliest first. `piece` gives their bytes."""
     values = numpy.frombuffer(logits, numpy.float32).astype(numpy.float64)
     values -= values.max()

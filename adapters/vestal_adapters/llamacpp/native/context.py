@@ -197,12 +197,15 @@ class Context:
         lib.llama_memory_seq_rm(self._memory, sequence, start, start + count)
         lib.llama_memory_seq_add(self._memory, sequence, start + count, -1, -count)
 
-    def logits(self, row: int, size: int) -> bytes:
-        """The `size` logits of the batch's `row`, of the last decode: float32 in the machine's own byte order."""
+    def logits(self, row: int, size: int) -> memoryview:
+        """The `size` logits of the batch's `row`, float32 in the machine's own byte order.
+
+        A view that holds until the next decode: a copy costs twice as much as to find the largest.
+        """
         values = lib.llama_get_logits_ith(self.handle, row)
         if not values:
             raise VestalError(f"llama.cpp has no logits for row {row}")
-        return ctypes.string_at(values, 4 * size)
+        return memoryview((ctypes.c_float * size).from_address(ctypes.addressof(values.contents))).cast("B")
 
     def forget_all(self) -> None:
         """Empty the cache."""

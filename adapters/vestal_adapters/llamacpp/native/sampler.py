@@ -58,6 +58,8 @@ class Sampler:
         self._every = numpy.arange(0 if grammar is None else vocabulary_size, dtype=numpy.int32)
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self._chain: Any = chain
+        stages = tuple(stages)
+        self._likeliest = stages == (Greedy(),)
         for stage in stages:
             lib.llama_sampler_chain_add(chain, _native(stage, vocabulary_size))
         for token in history:
@@ -74,11 +76,16 @@ class Sampler:
         """Choose the token that follows the batch's `row`, and remember it."""
         if self._grammar is not None:
             return self._sample_allowed(self._grammar, context, row)
+        if self._likeliest:  # the chain would first write down every token of the vocabulary
+            return int(self._logits(context, row).argmax())
         token: int = lib.llama_sampler_sample(self._chain, context.handle, row)
         return token
 
+    def _logits(self, context: Context, row: int) -> _Logits:
+        return numpy.frombuffer(context.logits(row, self._size), numpy.float32)
+
     def _sample_allowed(self, grammar: Grammar, context: Context, row: int) -> int:
-        logits = numpy.frombuffer(context.logits(row, self._size), numpy.float32)
+        logits = self._logits(context, row)
         allowed = grammar.allowed() if grammar.narrow else None
         if allowed is None:
             token = self._guess(grammar, logits)
