@@ -11,5 +11,5 @@ __all__ = ["BACKEND_LINES", "LAYERS"]
 
 LAYERS = int(os.environ.get("BENCH_GPU_LAYERS", "0"))
 
-BACKEND_LINES = f'gpu_layers = {LAYERS}\nsandbox = "off"\n' if LAYERS else ""
-"""What a `[[backend]]` table needs for that; a GPU's devices are withheld by the sandbox."""
+BACKEND_LINES = f"gpu_layers = {LAYERS}\n" if LAYERS else ""
+"""What a `[[backend]]` table needs for that."""

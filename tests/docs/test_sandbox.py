@@ -16,7 +16,7 @@ from vestal_adapters.llamacpp.prompting import rendering
 from vestal_adapters.worker import host
 from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.restarts import RestartPolicy
-from vestal_adapters.worker.sandbox import LAYERS
+from vestal_adapters.worker.sandbox import LAYERS, gpu
 from vestal_adapters.worker.sandbox.limits import OPEN_FILES
 from vestal_adapters.worker.sandbox.syscalls import MACHINES, rules
 
@@ -31,6 +31,14 @@ def block(language: str) -> str:
 def test_the_table_names_every_layer_in_order() -> None:
     named = re.findall(r"^\| `(\w+)(?:/N)?` \|", TEXT, re.MULTILINE)
     assert named == list(LAYERS)
+
+
+def test_what_a_gpu_opens_is_named() -> None:
+    (section,) = re.findall(r"\n## GPUs\n(.*?)\n## ", TEXT, re.DOTALL)
+    trees = "/sys/devices/system"
+    paths = [str(path).removeprefix(f"{trees}/") for path in gpu.places() if "nvidia" not in path.name]
+    for name in (*paths, trees, *map(str, gpu._CONTROL), *gpu.CALLS, *gpu.NOT_THERE, *map(hex, gpu.IOCTL_EQUAL)):
+        assert f"`{name}`" in section, name
 
 
 def test_the_status_shown_is_what_status_prints() -> None:

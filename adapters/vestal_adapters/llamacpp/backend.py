@@ -19,6 +19,7 @@ from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions, LlamaCppOptions
 from vestal_adapters.worker.causes import cause
 from vestal_adapters.worker.host import WorkerBackend
+from vestal_adapters.worker.sandbox import gpu
 
 __all__ = ["LlamaCppBackend"]
 
@@ -42,6 +43,12 @@ class LlamaCppBackend(WorkerBackend):
         cause("(failed|unable) to allocate|bad_alloc|out of memory|MemoryError", "it got no more memory"),
         cause("GGML_ASSERT|ggml-.*: .*assert", "a check in llama.cpp failed"),
         cause("invalid magic|not a GGUF|bad magic", "its model file is not a GGUF"),
+        # CUDA's compiler is a library of its own, which the sandbox does not let it load.
+        cause(
+            "PTX|no kernel image is available|device kernel image is invalid",
+            "its llama.cpp has no code that was built for this GPU, and in its sandbox none can be compiled",
+        ),
+        cause("CUDA error: ", "the GPU or its driver failed"),
         cause("libgomp: Thread creation failed", "it could not start its threads"),
         cause("cannot open shared object file|undefined symbol", "the native library is not installed as it should be"),
     )
@@ -54,10 +61,11 @@ class LlamaCppBackend(WorkerBackend):
         looked into here: that is for the worker, behind its sandbox.
         """
         options = self._chosen
-        if options.gpu_layers and options.sandbox != "off":
+        if options.gpu_layers and options.sandbox != "off" and (lacking := gpu.lacking()):
             raise VestalError(
-                f'gpu_layers is {options.gpu_layers}, and sandbox = "{options.sandbox}" withholds the GPU\'s devices',
-                hint='set gpu_layers = 0, or sandbox = "off" if you trust the model\'s file',
+                f"gpu_layers is {options.gpu_layers}, and of NVIDIA's driver, the only one that the sandbox knows,"
+                f" {', '.join(lacking)}",
+                hint=f"{gpu.MEND}; or set gpu_layers = 0",
             )
         store = Store()
         model = store.locate(options.model)

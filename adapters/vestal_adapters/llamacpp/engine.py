@@ -15,7 +15,7 @@ from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.embed import MAX_TEXTS_PER_STEP, Embedding
 from vestal_adapters.llamacpp.generation import OPTIONS, Generation
 from vestal_adapters.llamacpp.model_file import ModelFile
-from vestal_adapters.llamacpp.native import Context, Model, Vocabulary, supports_gpu
+from vestal_adapters.llamacpp.native import Context, Model, Vocabulary, why_no_gpu
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions
 from vestal_adapters.llamacpp.prompting.chat import ChatTemplate
 from vestal_adapters.llamacpp.prompting.prompt import Prompter
@@ -38,6 +38,10 @@ class LlamaCppEngine(Engine):
     def __repr__(self) -> str:
         return f"<LlamaCppEngine {self._options.model!r} {self._part or 'not loaded'}>"
 
+    @property
+    def on_gpu(self) -> bool:
+        return self._options.gpu_layers != 0
+
     def open(self, progress: Progress) -> Sequence[int]:
         self._file = ModelFile(self._options)
         return self._file.open(progress)
@@ -55,10 +59,10 @@ class LlamaCppEngine(Engine):
         options, file = self._options, self._file
         assert file is not None
         info = file.header()
-        if options.gpu_layers and not supports_gpu():
+        if options.gpu_layers and (reason := why_no_gpu()):
             raise VestalError(
-                f"gpu_layers is {options.gpu_layers}, and this build of llama.cpp computes on the CPU only",
-                hint="set gpu_layers = 0, or install a llama-cpp-python that was built for your GPU",
+                f"gpu_layers is {options.gpu_layers}, and llama.cpp finds no GPU: {reason}",
+                hint="set gpu_layers = 0, or install a llama-cpp-python that was built for your GPU, and its driver",
             )
         self._model = _open(file, options, progress)
         file.loaded()
@@ -145,6 +149,7 @@ class LlamaCppEngine(Engine):
             logprobs=True,
             slots=options.slots,
             context_length=length,
+            local=True,
             model=options.model,
             family=info.architecture,
             options=OPTIONS,
@@ -176,6 +181,8 @@ class LlamaCppEngine(Engine):
             context_length=length,
             max_input_texts=part.max_texts,
             embedding_dimensions=model.dimensions,
+            embedding_batch=MAX_TEXTS_PER_STEP,
+            local=True,
             model=options.model,
             family=family,
             options=(),

@@ -17,6 +17,7 @@ from vestal.models.store import Located, Store
 from vestal.models.trust import Trust
 from vestal_adapters.llamacpp.model_file import memory_settings
 from vestal_adapters.llamacpp.options import LlamaCppOptions
+from vestal_adapters.worker.sandbox import gpu
 
 __all__ = ["examine_model"]
 
@@ -24,6 +25,8 @@ __all__ = ["examine_model"]
 def examine_model(options: LlamaCppOptions, *, running: bool, thorough: bool) -> Iterator[Finding]:
     """Whether a backend with these options would load; `running` that it has, `thorough` that files are read whole."""
     yield _library()
+    if options.gpu_layers:
+        yield _gpu(options)
     store = Store()
     try:
         model = store.locate(options.model)
@@ -40,6 +43,16 @@ def _library() -> Finding:
         return ok("engine", f"llama-cpp-python {version('llama-cpp-python')}")
     except PackageNotFoundError:
         return fail("engine", "llama-cpp-python is not installed", "pip install 'vestal[llamacpp]'")
+
+
+def _gpu(options: LlamaCppOptions) -> Finding:
+    """Its devices. What llama.cpp was built for is its own to say, and it is not loaded here."""
+    if lacking := gpu.lacking():  # another maker's, which nobody here knows, does without them and the sandbox
+        return (warn if options.sandbox == "off" else fail)("gpu", ", ".join(lacking), gpu.MEND)
+    says = "NVIDIA's devices are there"
+    if options.sandbox != "off":
+        says += "; llama.cpp must have been built with code for this GPU, as none is compiled at load (PTX)"
+    return ok("gpu", says)
 
 
 def _content(store: Store, model: Located, *, thorough: bool) -> Finding:

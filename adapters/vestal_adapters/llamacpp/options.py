@@ -52,7 +52,11 @@ class LlamaCppOptions(WorkerOptions, frozen=True, kw_only=True, forbid_unknown_f
         dict[str, str],
         about("the text that each embedding task puts in front of an input, by its name", {"query": "query: "}),
     ] = field(default_factory=dict)
-    gpu_layers: Annotated[int, Meta(ge=-1, le=10000), about("layers to hold on the GPU; -1 is all of them", -1)] = 0
+    gpu_layers: Annotated[
+        int,
+        Meta(ge=-1, le=10000),
+        about('layers to hold on the GPU, -1 for all; one that is not NVIDIA\'s wants sandbox = "off"', -1),
+    ] = 0
     mmap: Annotated[bool, about("map the model file instead of reading it into memory", False)] = True
     mlock: Annotated[bool, about("keep the model's pages from being swapped out", True)] = False
     integrity: Annotated[

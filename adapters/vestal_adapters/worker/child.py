@@ -112,7 +112,7 @@ def load_engine(
     create = cast("Callable[[object], Engine]", engine_class)  # each engine's own Options
     engine = create(msgspec.msgpack.decode(configure.options, type=engine_class.Options))
     files = engine.open(progress)
-    confinement = confine(configure.sandbox, files, configure.memory_limit)
+    confinement = confine(configure.sandbox, files, configure.memory_limit, on_gpu=engine.on_gpu)
     if confinement.missing:
         progress(0.0, f"its worker is not confined by {', '.join(confinement.missing)}")
     return engine, wire.Loaded(engine.load(progress), confinement)

@@ -45,6 +45,11 @@ class Engine(ABC):
 
     Options: ClassVar[type[BackendOptions]] = BackendOptions
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on an NVIDIA GPU, so that the sandbox has to leave it the driver's devices."""
+        return False
+
     def open(self, progress: Progress) -> Sequence[int]:
         """Open, verify and hold the files that `load` reads; called before the sandbox and parsing nothing.
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from vestal.backend import EndEvent, GenerateRequest, TextEvent
-from vestal.errors import ModelError
+from vestal.errors import ModelError, VestalError
 from vestal.models.store import Store
 from vestal.values import GenerateOptions, Message
 from vestal_adapters.llamacpp import backend as backend_module
 from vestal_adapters.llamacpp.backend import LlamaCppBackend
 from vestal_adapters.llamacpp.cores import usable_cores
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions, LlamaCppOptions
+from vestal_adapters.worker.sandbox import gpu
 
 CHAIN = ["a", " one", " two", "<|end|>"]
 PACKAGE = Path(backend_module.__file__).parent
@@ -50,6 +51,20 @@ def test_a_model_that_is_not_there_is_an_error_with_a_hint() -> None:
     with pytest.raises(ModelError) as caught:
         resolved("smollm2-135m")
     assert "vestal pull smollm2-135m" in (caught.value.hint or "")
+
+
+def test_layers_on_a_gpu_without_its_devices_are_refused_in_words(make_model: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(gpu, "_CONTROL", (Path("/dev/null"), Path("/dev/nvidia-not-here")))
+    path = str(make_model(CHAIN))
+    with pytest.raises(VestalError) as caught:
+        resolved(path, gpu_layers=-1)
+    assert "gpu_layers is -1" in caught.value.message
+    assert "/dev/nvidia-not-here is not there" in caught.value.message
+    assert "/dev/null" not in caught.value.message
+    assert "nvidia-modprobe" in (caught.value.hint or "")
+    assert 'sandbox = "off"' in (caught.value.hint or "")
+    assert resolved(path).gpu_layers == 0
+    assert resolved(path, gpu_layers=-1, sandbox="off").gpu_layers == -1  # another maker's, which nobody here knows
 
 
 def test_the_threads_are_chosen_where_the_machine_can_be_seen(make_model: Any) -> None:

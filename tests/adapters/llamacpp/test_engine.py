@@ -15,7 +15,7 @@ from vestal.errors import ModelError, Unsupported, VestalError
 from vestal.values import Message
 from vestal_adapters.llamacpp.engine import DEFAULT_CONTEXT, LlamaCppEngine
 from vestal_adapters.llamacpp.generation import OPTIONS
-from vestal_adapters.llamacpp.native import Context
+from vestal_adapters.llamacpp.native import Context, why_no_gpu
 from vestal_adapters.llamacpp.options import LlamaCppEngineOptions
 
 CHAIN = ["a", " one", "<|end|>"]
@@ -37,6 +37,7 @@ def test_a_chat_model_makes_a_backend_that_generates(make_model: Any, start: Any
     assert (can.generate, can.v2, can.count, can.embed) == (True, True, True, False)
     assert (can.tools, can.thinking, can.grammar, can.json_schema) == (True, False, True, True)
     assert can.logprobs
+    assert can.local
     assert (can.model, can.family, can.slots, can.context_length) == ("chain", "llama", 3, 128)
     assert can.options == OPTIONS
 
@@ -177,9 +178,12 @@ def test_more_context_than_the_model_was_made_for_is_refused(make_model: Any) ->
     assert "512" in (error.hint or "")
 
 
-def test_layers_on_a_gpu_are_refused_where_llama_cpp_has_none(make_model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("vestal_adapters.llamacpp.engine.supports_gpu", lambda: False)
-    assert "gpu_layers" in failure(make_model(CHAIN), gpu_layers=-1).message
+def test_layers_on_a_gpu_are_refused_where_llama_cpp_has_none(make_model: Any) -> None:
+    if not why_no_gpu():
+        pytest.skip("llama.cpp computes on a GPU here")
+    error = failure(make_model(CHAIN), gpu_layers=-1)
+    assert "gpu_layers is -1, and llama.cpp finds no GPU: " in error.message
+    assert "gpu_layers = 0" in (error.hint or "")
 
 
 def test_a_model_that_loads_and_cannot_run_is_not_ready(make_model: Any, monkeypatch: Any) -> None:

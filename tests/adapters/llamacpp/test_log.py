@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from vestal_adapters.llamacpp.native.log import LogTail
@@ -45,6 +47,12 @@ def test_what_is_kept_is_bounded() -> None:
 
 def test_invalid_bytes_are_no_trouble() -> None:
     assert tail((ERROR, b"f: \xff\n")).cause() == "\ufffd"
+
+
+def test_what_cuda_ends_the_process_for_outlives_it_and_nothing_else_is_written(capfd: Any) -> None:
+    log = tail((ERROR, b"f: a secret"), (INFO, b"CUDA error: not one\n"), (ERROR, b"CUDA error: invalid argument\n"))
+    assert capfd.readouterr().err == "CUDA error: invalid argument\n"
+    assert log.cause() == "a secret; CUDA error: invalid argument"
 
 
 def test_clearing_forgets() -> None:

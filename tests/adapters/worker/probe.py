@@ -18,6 +18,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vestal.backend import BackendOptions, CountRequest, GenerateRequest, GenerateRequestV2
@@ -32,8 +33,13 @@ INTEL = platform.machine() == "x86_64"
 
 
 class ProbeOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`without` names a layer to leave out, `lacking` one that the kernel lacks; `target` is the test's directory."""
+    """`without` names a layer to leave out, `lacking` one that the kernel lacks; `target` is the test's directory.
 
+    `on_gpu` asks for a GPU's profile; `without_gpu` names a part of it to leave out: a call or a path, say.
+    """
+
+    on_gpu: bool = False
+    without_gpu: str = ""
     without: str = ""
     lacking: str = ""
     target: str = ""
@@ -52,9 +58,16 @@ class Probe(Engine):
             del sandbox.LAYERS[options.without]
         if options.lacking:
             sandbox.LAYERS[options.lacking] = _not_there
+        sandbox.gpu._CONTROL = (Path("/dev/zero"),)  # a device that every machine has
+        if options.without_gpu:
+            _forget(options.without_gpu)
         if options.threaded:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
         self.options = options
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.options.on_gpu
 
     def open(self, progress: Progress) -> Sequence[int]:
         global held, model
@@ -99,6 +112,20 @@ def _not_there(terms: object) -> str:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
+def _forget(part: str) -> None:
+    """Leave out what the profile of a GPU has under this name."""
+    gpu = sandbox.gpu
+    table = {name: getattr(gpu, name) for name in ("CALLS", "NOT_THERE", "IOCTL_EQUAL", "IOCTL_MASKED", "SOCKET")}
+    if part in (*table["CALLS"], *table["NOT_THERE"]):
+        for name in ("CALLS", "NOT_THERE"):
+            setattr(gpu, name, {call: numbers for call, numbers in table[name].items() if call != part})
+    elif part in table:
+        setattr(gpu, part, (1023, 1023) if part == "SOCKET" else ())  # 1023: no call has this number
+    else:
+        all_of_it = gpu.places()
+        gpu.places = lambda: {path: rights for path, rights in all_of_it.items() if str(path) != part}
+
+
 target = Path()
 held = model = -1
 
@@ -119,6 +146,28 @@ def call(x86_64: int, aarch64: int, *arguments: int | bytes | None) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def ask(fd: int, request: int) -> None:
+    """An ioctl; that the file does not know it, or wants an argument, is an answer of the file's own."""
+    try:
+        call(16, 29, fd, request, 0)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOTTY, errno.EFAULT):
+            raise
+
+
+def listener() -> socket.socket:
+    """On an abstract name."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made.bind(f"\0vestal-probe-{os.getpid()}")
+    made.listen()
+    return made
+
+
+def of_a_thread(name: str, flags: int) -> None:
+    """Open a file that procfs has of each thread."""
+    os.close(os.open(f"/proc/self/task/{threading.get_native_id()}/{name}", flags))
 
 
 # --- allowed on purpose: the probe would otherwise pass in a worker that can do nothing at all ----------------------
@@ -199,8 +248,23 @@ def read_memory_of_the_parent() -> None:
 
 
 @attempt
-def read_own_maps() -> None:
-    Path("/proc/self/maps").read_bytes()
+def read_own_environment() -> None:
+    Path("/proc/self/environ").read_bytes()
+
+
+@attempt
+def read_own_memory() -> None:
+    of_a_thread("mem", os.O_RDONLY)
+
+
+@attempt
+def write_own_memory() -> None:
+    of_a_thread("mem", os.O_WRONLY)
+
+
+@attempt
+def list_everybody_s_sockets() -> None:
+    of_a_thread("net/unix", os.O_RDONLY)
 
 
 @attempt
@@ -239,6 +303,11 @@ def truncate_a_held_file() -> None:
 @attempt
 def remove_a_file() -> None:
     (target / "secret").unlink()
+
+
+@attempt
+def remove_a_file_the_newer_way() -> None:
+    call(263, 35, -100, bytes(target / "secret"), 0)  # unlinkat
 
 
 @attempt
@@ -308,6 +377,36 @@ def socket_udp() -> None:
 @attempt
 def socket_unix() -> None:
     socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+@attempt
+def socket_unix_datagram() -> None:
+    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # could send to a name without a connection
+
+
+@attempt
+def socket_unix_raw() -> None:
+    call(41, 198, socket.AF_UNIX, socket.SOCK_RAW, 0)  # a datagram one by another name
+
+
+@attempt
+def make_a_socket_s_file() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(target / "sock"))
+
+
+@attempt
+def connect_by_name() -> None:
+    with listener() as there, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as here:
+        here.connect(there.getsockname())
+
+
+@attempt
+def accept_a_connection() -> None:
+    with listener() as sock:
+        sock.setblocking(False)
+        with suppress(BlockingIOError):  # nobody waits
+            call(288, 242, sock.fileno(), None, None, 0)
 
 
 @attempt
@@ -446,6 +545,26 @@ def seccomp_again() -> None:
 
 
 @attempt
+def ask_for_flags_of_a_file() -> None:
+    ask(held, 0x8008_6601)
+
+
+@attempt
+def type_into_a_terminal() -> None:
+    ask(held, 0x5412)
+
+
+@attempt
+def ask_a_screen() -> None:
+    ask(held, 0x4600)
+
+
+@attempt
+def ask_for_tests_of_unified_memory() -> None:
+    ask(held, 200)
+
+
+@attempt
 def ioctl_on_a_device() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     call(16, 29, null, 0x1261, 0)
@@ -474,6 +593,87 @@ def make_memory_executable() -> None:
 @attempt
 def memfd() -> None:
     os.memfd_create("code")
+
+
+# --- what an engine on a GPU may do, and no other -------------------------------------------------------------------
+
+
+@attempt
+def gpu_open_a_device() -> None:
+    os.close(os.open("/dev/zero", os.O_RDWR))
+
+
+@attempt
+def gpu_ask_a_device() -> None:
+    device = os.open("/dev/zero", os.O_RDWR)
+    ask(device, 0xC020_462A)
+    os.close(device)
+
+
+@attempt
+def gpu_ask_the_driver() -> None:
+    ask(held, 0xC020_462A)
+
+
+@attempt
+def gpu_ask_unified_memory() -> None:
+    ask(held, 0x4B)
+
+
+@attempt
+def gpu_start_unified_memory() -> None:
+    ask(held, 0x3000_0001)
+
+
+@attempt
+def gpu_make_an_eventfd() -> None:
+    os.close(call(290, 19, 0, 0))
+
+
+@attempt
+def gpu_make_a_pipe() -> None:
+    for fd in os.pipe():
+        os.close(fd)
+
+
+@attempt
+def gpu_listen_without_being_reached() -> None:
+    listener().close()
+
+
+@attempt
+def gpu_name_a_thread() -> None:
+    of_a_thread("comm", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+
+@attempt
+def gpu_read_maps() -> None:
+    Path("/proc/self/maps").read_bytes()
+
+
+@attempt
+def gpu_read_status() -> None:
+    Path("/proc/self/status").read_bytes()
+
+
+@attempt
+def gpu_read_cpuinfo() -> None:
+    Path("/proc/cpuinfo").read_bytes()
+
+
+@attempt
+def gpu_read_devices() -> None:
+    Path("/proc/devices").read_bytes()
+
+
+@attempt
+def gpu_read_the_least_address() -> None:
+    Path("/proc/sys/vm/mmap_min_addr").read_bytes()
+
+
+@attempt
+def gpu_read_processors() -> None:
+    Path("/sys/devices/system/cpu/online").read_bytes()
 
 
 # --- states that can only be looked at ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from vestal_adapters.worker.sandbox.seccomp import filter_of
 from vestal_adapters.worker.sandbox.syscalls import AUDIT, DEADLY, MACHINES, Machine, rules
 
-ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+ALLOW, KILL, EPERM, ENOENT, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050002, 0x00050026
 
 
 def run(program: bytes, audit: int, number: int, *arguments: int) -> int:
@@ -24,6 +24,8 @@ def run(program: bytes, audit: int, number: int, *arguments: int) -> int:
         match code:
             case 0x20:
                 (accumulator,) = struct.unpack_from("=I", data, value)
+            case 0x54:
+                accumulator &= value
             case 0x06:
                 return int(value)
             case 0x15:
@@ -38,9 +40,13 @@ def run(program: bytes, audit: int, number: int, *arguments: int) -> int:
 
 CALLS: dict[Machine, dict[str, int]] = {
     "x86_64": {"read": 0, "mmap": 9, "mprotect": 10, "clone": 56, "kill": 62, "tgkill": 234, "socket": 41,
-               "prlimit64": 302, "clone3": 435, "prctl": 157, "ioctl": 16, "fork": 57, "ptrace": 101},
+               "prlimit64": 302, "clone3": 435, "prctl": 157, "ioctl": 16, "fork": 57, "ptrace": 101,
+               "connect": 42, "accept4": 288, "sendmsg": 46, "bind": 49, "listen": 50, "eventfd2": 290, "pipe2": 293,
+               "unlinkat": 263},
     "aarch64": {"read": 63, "mmap": 222, "mprotect": 226, "clone": 220, "kill": 129, "tgkill": 131, "socket": 198,
-                "prlimit64": 261, "clone3": 435, "prctl": 167, "ioctl": 29, "ptrace": 117},
+                "prlimit64": 261, "clone3": 435, "prctl": 167, "ioctl": 29, "ptrace": 117,
+                "connect": 203, "accept4": 242, "sendmsg": 211, "bind": 200, "listen": 201, "eventfd2": 19, "pipe2": 59,
+                "unlinkat": 35},
 }  # fmt: skip
 THREAD = 0x3D0F00  # what the C library asks for
 
@@ -82,8 +88,51 @@ def test_a_call_is_answered_by_its_arguments(
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_nothing_but_the_rules_is_allowed(machine: Machine) -> None:
-    allowed = rules(machine)
+@pytest.mark.parametrize(
+    ("call", "arguments", "answer"),
+    [
+        ("socket", (1, 0x80005), ALLOW),  # AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC
+        ("socket", (1, 1), ALLOW),
+        ("socket", (1, 2), EPERM),
+        ("socket", (1, 0x80003), EPERM),
+        ("socket", (2, 1), EPERM),
+        ("socket", (10, 5), EPERM),
+        ("bind", (3,), ALLOW),
+        ("listen", (3,), ALLOW),
+        ("connect", (3,), EPERM),
+        ("accept4", (3,), EPERM),
+        ("sendmsg", (3,), EPERM),
+        ("eventfd2", (), ALLOW),
+        ("pipe2", (), ALLOW),
+        ("unlinkat", (), ENOENT),
+        ("ioctl", (1, 0x5401), ALLOW),
+        ("ioctl", (1, 0xC020462A), ALLOW),
+        ("ioctl", (1, 0xC90046C8), ALLOW),
+        ("ioctl", (1, 0x4600), EPERM),  # a screen's
+        ("ioctl", (1, 0x8008462A), EPERM),
+        ("ioctl", (1, 0xC0204700), EPERM),
+        ("ioctl", (1, 0x4B), ALLOW),
+        ("ioctl", (1, 0x7F), ALLOW),
+        ("ioctl", (1, 0x80), EPERM),
+        ("ioctl", (1, 0x30000002), ALLOW),
+        ("ioctl", (1, 0x30000003), EPERM),
+        ("ioctl", (1, 0x5412), EPERM),  # types into a terminal
+        ("mmap", (0, 4096, 5), EPERM),
+        ("clone", (17,), EPERM),
+        ("ptrace", (0,), KILL),
+    ],
+)
+def test_an_engine_on_a_gpu_may_ask_for_this_and_no_more(
+    machine: Machine, call: str, arguments: tuple[int, ...], answer: int
+) -> None:
+    program = filter_of(machine, rules(machine, on_gpu=True))
+    assert run(program, AUDIT[machine], CALLS[machine][call], *arguments) == answer
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_nothing_but_the_rules_is_allowed(machine: Machine, on_gpu: bool) -> None:
+    allowed = rules(machine, on_gpu=on_gpu)
     program = filter_of(machine, allowed)
     named = {rule.number for rule in allowed}
     assert len(named) == len(allowed)
@@ -101,4 +150,4 @@ def test_another_numbering_ends_the_process() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_program_is_short_enough_for_the_kernel(machine: Machine) -> None:
-    assert len(filter_of(machine, rules(machine))) // 8 < 4096
+    assert len(filter_of(machine, rules(machine, on_gpu=True))) // 8 < 4096

@@ -6,8 +6,8 @@ stay in the library's memory.
 """
 
 from vestal_adapters.llamacpp.native.context import Batch, Context
-from vestal_adapters.llamacpp.native.model import Model, supports_gpu
+from vestal_adapters.llamacpp.native.model import Model, why_no_gpu
 from vestal_adapters.llamacpp.native.sampler import Sampler
 from vestal_adapters.llamacpp.native.vocabulary import Vocabulary
 
-__all__ = ["Batch", "Context", "Model", "Sampler", "Vocabulary", "supports_gpu"]
+__all__ = ["Batch", "Context", "Model", "Sampler", "Vocabulary", "why_no_gpu"]

@@ -1,11 +1,13 @@
 """What llama.cpp says while it works: the last complaints are kept, to say why something failed.
 
 The library only logs the cause of a failure; its functions return NULL or a number. There is one log for the
-whole library, so there is one here. Nothing is written anywhere: lines can hold text of the model file.
+whole library, so there is one here. Nothing is written anywhere, as lines can hold text of the model file; but what
+CUDA ends the process for, in words of its own, goes to standard error, where it outlives the process.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 
@@ -15,6 +17,8 @@ __all__ = ["LogTail", "log"]
 _WARNING, _ERROR, _CONTINUED = 3, 4, 5
 _MAX_LINES = 20
 _MAX_LINE = 500
+
+_LAST_WORDS = "CUDA error: "  # the next thing is abort()
 
 # Lines that only say that something failed, after another that said what.
 _EMPTY = re.compile(r"failed to load model$|: failed to load model from ")
@@ -58,11 +62,13 @@ class LogTail:
         line = text.decode("utf-8", "replace").strip()[:_MAX_LINE]
         if line and self._level in (_WARNING, _ERROR):
             self._lines.append(line)
+            if line.startswith(_LAST_WORDS):
+                os.write(2, f"{line}\n".encode())
 
-    def cause(self) -> str:
+    def cause(self, otherwise: str = "it gave no reason") -> str:
         """The complaints that say something, in their order, on one line."""
         telling = [_PREFIX.sub("", line) for line in self._lines if not _EMPTY.search(line)]
-        return "; ".join(dict.fromkeys(telling[-4:])) or "it gave no reason"
+        return "; ".join(dict.fromkeys(telling[-4:])) or otherwise
 
     def hint(self) -> str | None:
         """What to do about the cause, where that is known."""

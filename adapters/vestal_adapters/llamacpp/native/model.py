@@ -14,7 +14,7 @@ from vestal.errors import ModelError, VestalError
 from vestal_adapters.llamacpp.native.log import log
 from vestal_adapters.llamacpp.native.vocabulary import Vocabulary
 
-__all__ = ["Model", "supports_gpu"]
+__all__ = ["Model", "why_no_gpu"]
 
 LoadProgress = Callable[[float], None]
 """Called with the part of the weights that is loaded, 0.0 to 1.0."""
@@ -117,9 +117,13 @@ def _initialise() -> None:
     lib.llama_backend_init()
 
 
-def supports_gpu() -> bool:
-    """Whether this build of llama.cpp can compute on anything but the CPU."""
-    return bool(lib.llama_supports_gpu_offload())
+def why_no_gpu() -> str:
+    """Why llama.cpp computes on nothing but the CPU here; "" if it can."""
+    lib.llama_log_set(_on_log, ctypes.c_void_p(0))
+    log.clear()
+    if lib.llama_supports_gpu_offload():
+        return ""
+    return log.cause("this build of llama.cpp computes on the CPU only")
 
 
 def _load_mode(mmap: bool, mlock: bool) -> Any:

@@ -25,7 +25,7 @@ from typing import Literal
 from msgspec import Struct
 
 from vestal.errors import VestalError
-from vestal_adapters.worker.sandbox import landlock, limits, seccomp
+from vestal_adapters.worker.sandbox import gpu, landlock, limits, seccomp
 from vestal_adapters.worker.sandbox.trees import readable_trees
 
 __all__ = ["LAYERS", "OFF", "Confinement", "SandboxMode", "confine", "put_on"]
@@ -44,10 +44,11 @@ OFF = Confinement(missing=('everything: sandbox = "off"',))
 
 
 class Terms(Struct, frozen=True):
-    """What the layers are told: descriptors to keep readable, most bytes of private memory."""
+    """What the layers are told: descriptors to keep readable, most bytes of private memory, whether a GPU is used."""
 
     files: Sequence[int] = ()
     memory: int | None = None
+    on_gpu: bool = False
 
 
 def _no_new_privs(terms: Terms) -> str:
@@ -71,12 +72,13 @@ def _capabilities(terms: Terms) -> str:
 
 
 def _landlock(terms: Terms) -> str:
-    return f"landlock/{landlock.restrict(readable_trees(), terms.files)}"
+    places = gpu.places() if terms.on_gpu else {}
+    return f"landlock/{landlock.restrict(readable_trees(), terms.files, places)}{'+gpu' * terms.on_gpu}"
 
 
 def _seccomp(terms: Terms) -> str:
-    seccomp.install()
-    return "seccomp"
+    seccomp.install(on_gpu=terms.on_gpu)
+    return f"seccomp{'+gpu' * terms.on_gpu}"
 
 
 LAYERS: dict[str, Callable[[Terms], str]] = {
@@ -90,14 +92,19 @@ LAYERS: dict[str, Callable[[Terms], str]] = {
 """Each puts itself on and says how it is called; `OSError` where the kernel cannot."""
 
 
-def confine(mode: SandboxMode, files: Sequence[int] = (), memory: int | None = None) -> Confinement:
-    """Put on what there is. `VestalError` if `mode` requires more, or if another thread would stay outside."""
+def confine(
+    mode: SandboxMode, files: Sequence[int] = (), memory: int | None = None, *, on_gpu: bool = False
+) -> Confinement:
+    """Put on what there is. `VestalError` if `mode` requires more, or if another thread would stay outside.
+
+    `on_gpu` leaves what an NVIDIA driver needs, see `gpu`; the names of two layers say so.
+    """
     if mode == "off":
         return OFF
     if sys.platform == "linux":
         _be_alone()
         _prepare()
-    terms = Terms(files, memory)
+    terms = Terms(files, memory, on_gpu)
     return put_on(mode, {name: partial(layer, terms) for name, layer in LAYERS.items()})
 
 

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from vestal_adapters.worker.sandbox.kernel import address, system_call
 
-__all__ = ["LISTEN", "READ", "RUN", "restrict", "version"]
+__all__ = ["DEVICE", "LISTEN", "OVERWRITE", "READ", "RUN", "restrict", "version"]
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
@@ -29,6 +29,8 @@ _PATH_BENEATH, _NET_PORT = 1, 2
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_SOCK = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 9
 READ = _READ_FILE | _READ_DIR
 RUN = _EXECUTE | _READ_FILE
+OVERWRITE = _WRITE_FILE | 1 << 14  # to cut it to nothing first, too
+DEVICE = _READ_FILE | _WRITE_FILE | 1 << 15  # to ask things of it, too
 LISTEN = READ | _MAKE_SOCK | _REMOVE_FILE
 # How many of the rights over files each version knows; newer versions than the last have the same.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
@@ -47,13 +49,15 @@ def restrict(
 ) -> int:
     """Leave reading of `trees` and of the open `files`, and /dev/null; returns the version that did it.
 
-    `places` are paths with `READ`, `RUN` or `LISTEN` (to make Unix sockets in them), `ports` of TCP to be listened on:
-    both are for a program that is run afterwards. `no_new_privs` must be set. Raises `OSError`.
+    `places` are paths with `READ`, `RUN`, `DEVICE`, `OVERWRITE` or `LISTEN` (to make Unix sockets in them), `ports` of
+    TCP to be listened on: `RUN`, `LISTEN` and these are for a program that is run afterwards. `no_new_privs` must be
+    set. Raises `OSError`.
     """
     known = version()
+    handled = (1 << _FILE_RIGHTS[min(known, max(_FILE_RIGHTS))]) - 1
     attributes = struct.pack(
         "=QQQ",
-        (1 << _FILE_RIGHTS[min(known, max(_FILE_RIGHTS))]) - 1,
+        handled,
         _NET if known >= _NET_SINCE else 0,
         _SCOPE if known >= _SCOPE_SINCE else 0,
     )
@@ -61,9 +65,14 @@ def restrict(
     buffer = ctypes.create_string_buffer(attributes)
     ruleset = system_call(_CREATE_RULESET, address(buffer), size, 0)
     try:
-        for path, rights in [*((tree, READ) for tree in trees), *places.items()]:
+        for tree in trees:
             with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # nothing can be read there anyway
-                _allow_path(ruleset, path, rights)
+                _allow_path(ruleset, tree, READ)
+        for path, rights in places.items():
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                # Never closed: a rule is about an inode, and procfs makes another one for a name that nobody holds
+                # and that was forgotten as memory got short.
+                _allow(ruleset, os.open(path, os.O_PATH | os.O_CLOEXEC), rights & handled)
         for port in ports if known >= _NET_SINCE else ():
             rule = ctypes.create_string_buffer(struct.pack("=QQ", _BIND, port))
             system_call(_ADD_RULE, ruleset, _NET_PORT, address(rule), 0)

@@ -24,17 +24,17 @@ _SET_MODE_FILTER = 1
 _TSYNC, _SPEC_ALLOW = 1, 4
 
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32 = 0x40000000  # x86_64's other numbering, which the rules do not speak of
 
 
-def install() -> None:
+def install(*, on_gpu: bool = False) -> None:
     """Bind all threads of this process, for good; `OSError` where the kernel or the machine cannot."""
     if ARCHITECTURE not in ("x86_64", "aarch64"):
         raise OSError(errno.ENOSYS, f"there is no list of system calls for {ARCHITECTURE or 'this system'}")
     machine: Machine = "x86_64" if ARCHITECTURE == "x86_64" else "aarch64"
-    program = filter_of(machine, rules(machine))
+    program = filter_of(machine, rules(machine, on_gpu=on_gpu))
     instructions = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, address(instructions)))
     # TSYNC answers with the id of a thread that could not follow.
@@ -56,20 +56,23 @@ def filter_of(machine: Machine, allowed: list[Rule]) -> bytes:
 
 def _body(rule: Rule) -> bytes:
     """What is done for one call: it ends the program, whatever the argument."""
-    if rule.missing:
-        return _end(_ERRNO | errno.ENOSYS)
+    if rule.answer:
+        return _end(_ERRNO | rule.answer)
+    granted = _body(rule.also) if rule.also else _end(_ALLOW)
     if rule.argument is None:
-        return _end(_ALLOW)
+        return granted
     low = _ARGUMENTS_AT + 8 * rule.argument  # both machines are little-endian
     body = _load(low)
     for value in rule.equal:
-        body += _if(_EQUAL, value, _end(_ALLOW))
+        body += _if(_EQUAL, value, granted)
     if rule.having:
-        body += _if(_ANY_BIT, rule.having, _end(_ALLOW))
+        body += _if(_ANY_BIT, rule.having, granted)
     if rule.lacking:
-        body += _unless(_ANY_BIT, rule.lacking, _end(_ALLOW))
+        body += _unless(_ANY_BIT, rule.lacking, granted)
     if rule.null:
-        body += _if(_EQUAL, 0, _load(low + 4) + _if(_EQUAL, 0, _end(_ALLOW)))
+        body += _if(_EQUAL, 0, _load(low + 4) + _if(_EQUAL, 0, granted))
+    for mask, value in rule.masked:
+        body += _load(low) + _mask(mask) + _if(_EQUAL, value, granted)
     return body + _end(_ERRNO | errno.EPERM)
 
 
@@ -79,6 +82,10 @@ def _instruction(code: int, yes: int, no: int, value: int) -> bytes:
 
 def _load(offset: int) -> bytes:
     return _instruction(_LOAD, 0, 0, offset)
+
+
+def _mask(bits: int) -> bytes:
+    return _instruction(_AND, 0, 0, bits)
 
 
 def _end(action: int) -> bytes:

@@ -6,10 +6,13 @@ over. What is not here fails with EPERM. Some calls are allowed for some argumen
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Literal
 
 from msgspec import Struct
+
+from vestal_adapters.worker.sandbox import gpu
 
 __all__ = ["AUDIT", "DEADLY", "MACHINES", "Machine", "Rule", "rules"]
 
@@ -55,27 +58,32 @@ _DEADLY: dict[str, tuple[int, int]] = {
 _PROT_EXEC = 0x4
 _CLONE_THREAD = 0x10000
 _TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, winsize, FIONREAD, FIONBIO, FIO[N]CLEX
+# Sockets of these types reach nobody without `connect` or `accept`; a datagram socket would, by `sendto` alone.
+_UNIX, _LISTENERS = 1, ((0xF, 1), (0xF, 5))  # AF_UNIX; SOCK_STREAM and SOCK_SEQPACKET, with any flags
 _PRCTL_QUESTIONS = (3, 15, 16, 21, 39)  # dumpable?, set and get a thread's name, seccomp?, no_new_privs?
 
 
 class Rule(Struct, frozen=True):
     """One call: always, or as one argument (by its low 32 bits) says.
 
-    `equal` lists the values it may have; `lacking` are bits it must not have, `having` bits it must; `null` is
-    for a pointer, of which all 64 bits count.
+    `equal` lists the values it may have, `masked` what some of its bits may be, as (which, what); `lacking` are bits it
+    must not have, `having` bits it must; `null` is for a pointer, of which all 64 bits count. `also` is a rule on
+    another argument, which must hold as well.
     """
 
     number: int
     argument: int | None = None
     equal: tuple[int, ...] = ()
+    masked: tuple[tuple[int, int], ...] = ()
     lacking: int = 0
     having: int = 0
     null: bool = False
-    missing: bool = False
-    """Answered with ENOSYS, so that the C library falls back to the call that can be looked into."""
+    also: Rule | None = None
+    answer: int = 0
+    """An errno to answer with instead of asking the kernel."""
 
 
-def rules(machine: Machine) -> list[Rule]:
+def rules(machine: Machine, *, on_gpu: bool = False) -> list[Rule]:
     """The allowed calls, the busiest first. Signals may be sent to this very process only."""
     column = MACHINES.index(machine)
     free = [Rule(number) for numbers in _FREE.values() if (number := numbers[column]) is not None]
@@ -85,12 +93,22 @@ def rules(machine: Machine) -> list[Rule]:
         Rule(_MMAP[column], 2, lacking=_PROT_EXEC),
         Rule(_MPROTECT[column], 2, lacking=_PROT_EXEC),
         Rule(_CLONE[column], 0, having=_CLONE_THREAD),
-        Rule(_CLONE3[column], missing=True),
-        Rule(_IOCTL[column], 1, equal=_TERMINAL_QUESTIONS),
+        Rule(_CLONE3[column], answer=errno.ENOSYS),  # so that the C library falls back to what can be looked into
+        *(_gpu_rules(column) if on_gpu else [Rule(_IOCTL[column], 1, equal=_TERMINAL_QUESTIONS)]),
         Rule(_PRCTL[column], 0, equal=_PRCTL_QUESTIONS),
         Rule(_PRLIMIT[column], 2, null=True),
         Rule(_KILL[column], 0, equal=own),
         Rule(_TGKILL[column], 0, equal=own),
+    ]
+
+
+def _gpu_rules(column: int) -> list[Rule]:
+    absent = [number for numbers in gpu.NOT_THERE.values() if (number := numbers[column]) is not None]
+    return [
+        *(Rule(numbers[column]) for numbers in gpu.CALLS.values()),
+        *(Rule(number, answer=errno.ENOENT) for number in absent),
+        Rule(gpu.SOCKET[column], 0, equal=(_UNIX,), also=Rule(gpu.SOCKET[column], 1, masked=_LISTENERS)),
+        Rule(_IOCTL[column], 1, equal=_TERMINAL_QUESTIONS + gpu.IOCTL_EQUAL, masked=gpu.IOCTL_MASKED),
     ]
 
 
