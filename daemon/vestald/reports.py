@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sized
@@ -98,14 +99,20 @@ async def status_report(house: _House, id: int) -> m.StatusReport:
         sockets={kind: str(path) for kind, path in house.sockets.items()},
         connections=len(house.sessions),
         connection_limit=house.places.in_all,
-        backends=[await _backend(house, unit) for unit in house.supervisor.units],
+        backends=await asyncio.gather(*(_backend(house, unit) for unit in house.supervisor.units)),
         waiting=house.generating.scheduler.waiting,
         running=house.generating.scheduler.running,
         queue_depth=house.config.admission.queue_depth,
         audit=house.audit.status(),
         memory_bytes=resident(os.getpid()),
         log=log_place(),
+        config=_file(house.config),
     )
+
+
+def _file(config: Config) -> str:
+    """The file it was read from. A name that is no UTF-8 is told as well as a message can."""
+    return "" if config.source is None else os.fsencode(config.source.absolute()).decode(errors="replace")
 
 
 async def _backend(house: _House, unit: Unit) -> m.BackendStatus:
@@ -118,7 +125,7 @@ async def _backend(house: _House, unit: Unit) -> m.BackendStatus:
         model=unit.capabilities.model,
         state=unit.state,
         percent=unit.percent if unit.state in ("starting", "loading") else None,
-        detail=unit.detail or health.detail,
+        detail=unit.plight or health.detail,
         slots=unit.capabilities.slots,
         running=sum(len(lane.running) for lane in lanes),
         waiting=sum(lane.waiting for lane in lanes),

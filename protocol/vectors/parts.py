@@ -108,6 +108,7 @@ STATUS = m.StatusReport(
     audit=m.AuditStatus(directory="/home/ann/.local/share/vestal/audit/run-user-1000-vestal", seq=1204, hash="5e" * 32),
     memory_bytes=52_428_800,
     log="journal:vestald.service",
+    config="/home/ann/.config/vestal/vestald.toml",
 )
 TOOL = v.Tool(name="weather", description="Weather in a city", input_schema={"type": "object"})
 V2_USER = v.MessageV2(role="user", content=[v.TextBlock(text="Hi")])

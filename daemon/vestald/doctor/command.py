@@ -1,17 +1,21 @@
 """`vestald doctor [--quick] [OPTION…]`: looks, and prints one JSON array of findings. `vestal doctor` is for people.
 
-A configuration with faults is looked at as far as it can be understood: the directory and the machine are there all
-the same. The exit code is 0 however bad the findings are.
+Without `--config` it is the file that the daemon which runs here read, whatever the variables of this process say; of
+its flags and variables nobody knows. A configuration with faults is looked at as far as it can be understood: the
+directory and the machine are there all the same. The exit code is 0 however bad the findings are.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from vestal.findings import Finding, fail, failed, ok, warn
+from vestal.findings import Finding, fail, ok, warn
+from vestal.running import running_daemon
 from vestald.config import Config, Sources
 from vestald.config.flags import parse
 from vestald.doctor.backends import examine_backends
@@ -22,6 +26,7 @@ from vestald.failures import BadConfiguration
 __all__ = ["findings", "main"]
 
 _ABOUT = "configuration"
+_MEND_UNREAD = "put it right before the daemon reads it again; ask as a user who may read it, or name another: --config"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,19 +40,30 @@ def main(arguments: Sequence[str]) -> int:
 def findings(sources: Sources, *, thorough: bool) -> Iterator[Finding]:
     """Everything, in the order in which it would go wrong."""
     yield from examine_system()
-    config, found = _configuration(sources)
-    yield from found
+    sources, known = _at_hand(sources)
+    config, found = _configuration(sources, told=bool(known))
+    yield from (*known, *found)
     yield from examine_directory(config)
     yield from examine_backends(config, thorough=thorough)
 
 
-def _configuration(sources: Sources) -> tuple[Config, list[Finding]]:
-    """What can be understood of it, and what cannot."""
+def _at_hand(sources: Sources) -> tuple[Sources, list[Finding]]:
+    """Those of the daemon that runs, as far as it tells and no file is named; and that it is so."""
+    daemon = running_daemon(sources.flags.get("--runtime-dir")) if sources.path is None else None
+    if daemon is None or not daemon.config:
+        return sources, []
+    flags = {"--runtime-dir": daemon.runtime_dir, **sources.flags}
+    says = f"process {daemon.pid} runs with {daemon.config}; --config FILE looks at another"
+    return replace(sources, path=Path(daemon.config), flags=flags), [ok(_ABOUT, says)]
+
+
+def _configuration(sources: Sources, *, told: bool) -> tuple[Config, list[Finding]]:
+    """What can be understood of it, and what cannot; `told` if a daemon named the file."""
     file = sources.file()
     try:
         reading = sources.examine()
     except BadConfiguration as error:
-        return Config(), [failed(_ABOUT, error)]
+        return Config(), [fail(_ABOUT, error.message, _MEND_UNREAD if told else error.hint or "")]
     if reading.faults:
         mend = f"vestald config check {file}" if file else "vestald config check"
         return reading.config, [fail(_ABOUT, str(fault), mend) for fault in reading.faults]

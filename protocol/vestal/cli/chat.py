@@ -1,6 +1,7 @@
 """`vestal chat`: question and answer in turns.
 
-Ctrl-C cancels the answer that streams and keeps the chat; a second one stops waiting for the daemon's word on it.
+Ctrl-C cancels the answer that streams and keeps the chat; a second one stops waiting for the daemon's word on it, and
+any more of them do nothing.
 An error ends a turn, not the chat: the next question connects again. Into it may be piped: each line is a question.
 """
 
@@ -19,7 +20,7 @@ from vestal.cli.chat_input import editor, piped
 from vestal.cli.conversation import COMMANDS, Conversation, command_of
 from vestal.cli.extras import require
 from vestal.cli.failures import FAILED, OK, explain
-from vestal.cli.interrupts import FirstCancels
+from vestal.cli.interrupts import FirstCancels, Then, between_answers, once
 from vestal.cli.parser import Parser
 from vestal.cli.reach import add_wait, at, reach
 from vestal.cli.sampling import add_sampling, sampling_of
@@ -50,16 +51,20 @@ def execute(args: Namespace) -> int:
     screen = Screen()
     with Client(autostart=args.autostart, **at(args)) as client:
         reach(client, args, screen)
-        chat = Chat(client, args, screen)
-        if person:
-            screen.note(f"{_served(client)}; Ctrl-D ends, /help lists the commands")
-        return chat.talk(editor() if person else piped, patient=person)
+        if not person:
+            return Chat(client, args, screen).talk(piped, patient=False)
+        screen.note(f"{_served(client)}; Ctrl-D ends, /help lists the commands")
+        with between_answers():
+            return Chat(client, args, screen, second=once).talk(editor(), patient=True)
 
 
 class Chat:
     """One conversation with one daemon."""
 
-    def __init__(self, client: Client, args: Namespace, screen: Screen) -> None:
+    def __init__(
+        self, client: Client, args: Namespace, screen: Screen, second: Then = signal.default_int_handler
+    ) -> None:
+        self._second = second  # what a second Ctrl-C in one answer does
         self._client = client
         self._args = args
         self._screen = screen
@@ -105,7 +110,7 @@ class Chat:
         options = sampling_of(self._args)
         options["model"] = said.model
         with (
-            FirstCancels(then=signal.default_int_handler) as ctrl_c,
+            FirstCancels(then=self._second) as ctrl_c,
             self._client.events(said.asking(question), system=said.system, **options) as events,
         ):
             ctrl_c.aim(events.cancel)

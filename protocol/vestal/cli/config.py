@@ -14,7 +14,9 @@ from typing import NoReturn
 
 from vestal.cli.failures import UNAVAILABLE
 from vestal.cli.parser import Parser
-from vestal.cli.terminal import Screen
+from vestal.cli.reach import at
+from vestal.cli.terminal import Screen, printable
+from vestal.running import running_daemon
 
 __all__ = ["execute", "parser"]
 
@@ -24,8 +26,9 @@ explain [KEY] [--json] [OPTION…]
     each option, its value, and where that comes from: a
     flag, a variable, FILE:LINE or the default; with KEY
     (admission.queue_depth, sockets, backend.chat) all about
-    those. The options are vestald's own, to see what they
-    would do. Secrets are masked.
+    those. FILE is the one that the running daemon read, or
+    else as vestald finds it. The options are vestald's own,
+    to see what they would do. Secrets are masked.
 check [FILE]
     everything that is wrong with FILE by itself, a line
     each; without FILE, with what vestald would run with
@@ -53,10 +56,21 @@ def parser(command: str, purpose: str) -> Parser:
 def execute(args: Namespace) -> int:
     """Become `vestald config`."""
     if find_spec("vestald") is not None:
-        place = ["--runtime-dir", args.runtime_dir] if args.runtime_dir and args.words[:1] == ["explain"] else []
-        _become("vestald", "config", *args.words, *place)
+        _become("vestald", "config", *args.words, *(_at_hand(args) if args.words[0] == "explain" else []))
     Screen().note("vestal: the daemon is not installed here: pip install 'vestal[daemon]'")
     return UNAVAILABLE
+
+
+def _at_hand(args: Namespace) -> list[str]:
+    """The directory that this command was given, and the file that the daemon there read, where no other is named."""
+    place = ["--runtime-dir", args.runtime_dir] if args.runtime_dir else []
+    if any(word.partition("=")[0] == "--config" for word in args.words):
+        return place
+    daemon = running_daemon(**at(args))
+    if daemon is None or not daemon.config:
+        return place
+    Screen().note(f"vestal: vestald runs with {printable(daemon.config)}; --config FILE explains another")
+    return [*place, "--config", daemon.config]
 
 
 def _become(module: str, *words: str) -> NoReturn:

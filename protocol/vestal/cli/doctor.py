@@ -37,7 +37,11 @@ exit codes
 def parser(command: str, purpose: str) -> Parser:
     """The arguments of `doctor`."""
     made = Parser(command, purpose, more=_MORE)
-    made.add_argument("--config", metavar="FILE", help="the daemon's configuration (default: as vestald finds it)")
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a configuration (default: the running daemon's, else as vestald finds it)",
+    )
     made.add_argument("--quick", action="store_true", help="do not read models whole to check their digests")
     made.add_argument("--strict", action="store_true", help="exit 1 for a warning too")
     made.add_argument("--json", action="store_true", help="print one JSON list of findings")

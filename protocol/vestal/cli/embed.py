@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from math import hypot
 from operator import mul
 
+from msgspec import to_builtins
+
 from vestal import EmbedClient, Embeddings
 from vestal.cli.failures import OK
 from vestal.cli.parser import Parser
@@ -27,8 +29,9 @@ _SHOWN = 3  # of a vector's numbers
 
 _MORE = """\
 Each word is a text (quote those with blanks); without words, or for `-`, each
-line of standard input is one. `--json` prints a line for each text:
-{"text_index":0,"embedding":[…]}.
+line of standard input is one. `--json` prints a line for each text,
+{"text_index":0,"embedding":[…]}, then one with `model`, `backend`, `usage`,
+`parts` (which backend computed how many, if several did) and `notices`.
 
 examples
   vestal embed "a cat" "a kitten" "a stone"
@@ -61,7 +64,9 @@ def execute(args: Namespace) -> int:
 def _json_lines(vectors: Embeddings) -> list[str]:
     # Nine significant digits name a binary32 exactly; more would only be longer.
     rows = ([float(f"{number:.9g}") for number in vectors.row(index)] for index in range(len(vectors)))
-    return [json_line({"text_index": index, "embedding": row}) for index, row in enumerate(rows)]
+    lines = [json_line({"text_index": index, "embedding": row}) for index, row in enumerate(rows)]
+    told = ("model", "backend", "usage", "parts", "notices")
+    return [*lines, json_line({name: to_builtins(getattr(vectors, name)) for name in told})]
 
 
 def _table_lines(vectors: Embeddings, texts: Sequence[str], width: int | None) -> list[str]:

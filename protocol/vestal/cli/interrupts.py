@@ -3,18 +3,44 @@
 The first must not raise: an exception in the middle of reading a frame would lose the connection, and with it the
 daemon's last word. Nor may the handler cancel by itself, since it runs on top of the very code that holds the
 connection's lock. So it asks a thread to.
+
+Whoever is impatient presses it more often than that. A program that goes on after an answer is left says with
+`between_answers` that there is nothing to end, and is interrupted `once` an answer.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from types import FrameType, TracebackType
 
-__all__ = ["FirstCancels"]
+__all__ = ["FirstCancels", "Then", "between_answers", "once"]
 
 Then = Callable[[int, FrameType | None], object] | signal.Handlers
+
+
+@contextmanager
+def between_answers() -> Iterator[None]:
+    """Within the block SIGINT ends nothing; an answer, and whatever reads keys, say themselves what it means there."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _nothing)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def once(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`; one that comes while this one is on its way up ends nothing."""
+    signal.signal(signal.SIGINT, _nothing)
+    raise KeyboardInterrupt
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which would be handed down to children, and tells of a shell's background."""
 
 
 class FirstCancels:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from vestal import VestalError
-from vestal.cli.reach import admin
-from vestal.paths import socket_path
+from vestal.cli.reach import at
+from vestal.running import running_daemon
 
 __all__ = ["served_models"]
 
 
 def served_models(args: Namespace) -> dict[str, list[str]]:
     """Each served model with the backends that serve it; empty where no daemon of this user's runs."""
-    if not socket_path("admin", args.runtime_dir).exists():
-        return {}
-    try:
-        with admin(args) as client:
-            backends = client.backends()
-    except VestalError:  # it is another user's, or on its way up or down
-        return {}
+    daemon = running_daemon(**at(args))
     served: dict[str, list[str]] = {}
-    for backend in backends:
+    for backend in daemon.backends if daemon is not None else ():
         if backend.model:
             served.setdefault(backend.model, []).append(backend.name)
     return served

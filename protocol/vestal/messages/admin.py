@@ -227,6 +227,7 @@ class StatusReport(Wire, frozen=True, kw_only=True, tag="status_report"):
     audit: AuditStatus | None = None
     memory_bytes: int | None = None
     log: str = ""
+    config: str = ""
 
 
 class BackendsReport(Wire, frozen=True, kw_only=True, tag="backends_report"):

@@ -31,6 +31,15 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture
+def env(vestal: Vestal, tmp_path: Path) -> dict[str, str]:
+    """Where the script finds `vestal`, and that finds the daemon."""
+    command = tmp_path / "vestal"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vestal.cli "$@"\n')
+    command.chmod(0o755)
+    return vestal.environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
+
+
 def completed(bash: Path, *words: str, env: dict[str, str] | None = None) -> set[str]:
     """What Tab offers behind `words`, of which the last is begun."""
     command = ["bash", "--norc", "-c", ASK, "ask", str(bash), *words]
@@ -59,27 +68,18 @@ def test_bash_completes_values(bash: Path, tmp_path: Path) -> None:
     assert completed(bash, "vestal", "--runtime-dir", f"{tmp_path}/p") == {f"{tmp_path}/place"}
 
 
-def test_bash_asks_the_daemon_for_the_backends_to_restart(
-    bash: Path, vestal: Vestal, begin: Begin, tmp_path: Path
-) -> None:
+def test_bash_asks_the_daemon_for_the_backends_to_restart(bash: Path, begin: Begin, env: dict[str, str]) -> None:
     begin()
-    command = tmp_path / "vestal"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vestal.cli "$@"\n')
-    command.chmod(0o755)
-    env = vestal.environment(PATH=f"{tmp_path}:{os.environ['PATH']}")
     for deed in ("restart", "remove", "drain", "undrain"):
         assert completed(bash, "vestal", "backend", deed, "e", env=env) == {"echo"}
 
 
-def test_bash_asks_the_configuration_for_the_backends_to_add(
-    bash: Path, vestal: Vestal, begin: Begin, tmp_path: Path
+def test_bash_asks_the_configuration_of_the_daemon_for_the_backends_to_add(
+    bash: Path, vestal: Vestal, begin: Begin, env: dict[str, str], tmp_path: Path
 ) -> None:
-    begin()
-    (tmp_path / "v.toml").write_text(toml(echo(), echo("more"), echo("and.more")))
-    command = tmp_path / "vestal"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vestal.cli "$@"\n')
-    command.chmod(0o755)
-    env = vestal.environment(PATH=f"{tmp_path}:{os.environ['PATH']}", VESTAL_CONFIG=str(tmp_path / "v.toml"))
+    begin().rewrite(echo(), echo("more"), echo("and.more"))
+    (tmp_path / "v.toml").write_text(toml(echo("never")))
+    env["VESTAL_CONFIG"] = str(tmp_path / "v.toml")
     assert completed(bash, "vestal", "backend", "add", "", env=env) == {"more", "and.more"}
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.e2e.harness import echo, toml
+from tests.e2e.harness import Daemon, echo, toml
 from tests.protocol.cli.conftest import Begin
 from tests.protocol.cli.harness import Vestal
 from tests.protocol.models.conftest import Value, build_gguf
@@ -165,6 +165,48 @@ def test_a_file_that_cannot_be_understood_is_a_finding(look: Look, text: str) ->
     found = look(text, VESTAL_RUNTIME_DIR="")
     assert found.bad() & {"configuration", "runtime directory"}
     assert found.about("versions")["level"] == "ok"
+
+
+def test_what_a_daemon_runs_with_is_looked_at_unless_another_is_named(vestal: Vestal, begin: Begin, look: Look) -> None:
+    daemon = begin(echo("its-own"))
+    file = daemon.status().config
+    said, sound = _configuration(look(VESTAL_CONFIG="/not/there"))
+    assert said["says"] == f"process {daemon.process.pid} runs with {file}; --config FILE looks at another"
+    assert sound["says"] == f"{file} is sound"
+    assert look().about("its-own: options")["level"] == "ok"
+    named = look(ECHO)
+    assert [finding["says"] for finding in _configuration(named)] == [f"{vestal.home / 'vestald.toml'} is sound"]
+    assert "its-own: options" not in {finding["about"] for finding in named.all}
+
+
+def test_the_file_of_a_daemon_is_found_from_where_it_was_started(short_dir: Path, look: Look) -> None:
+    (short_dir / "mine.toml").write_text(ECHO)
+    daemon = Daemon(short_dir, "", "--config", os.path.relpath(short_dir / "mine.toml")).ready()
+    try:
+        assert Path(daemon.status().config).samefile(short_dir / "mine.toml")
+        assert [finding["level"] for finding in _configuration(look())] == ["ok", "ok"]
+    finally:
+        daemon.kill()
+
+
+def test_a_fault_that_the_next_reload_would_find_is_told(begin: Begin, look: Look) -> None:
+    daemon = begin()
+    daemon.rewrite_as("[admission]\nqueue_depht = 3\n")
+    _, fault = _configuration(look())
+    assert (fault["level"], "queue_depht" in fault["says"]) == ("fail", True)
+
+
+def test_a_file_that_only_the_daemon_could_read_is_told_and_no_other_looked_at(begin: Begin, look: Look) -> None:
+    file = Path(begin().status().config)
+    file.unlink()
+    said, fault = _configuration(look())
+    assert str(file) in said["says"]
+    assert (fault["level"], fault["says"]) == ("fail", f"cannot read {file}: No such file or directory")
+    assert "name another: --config" in fault["mend"]
+
+
+def _configuration(found: Findings) -> list[dict[str, str]]:
+    return [finding for finding in found.all if finding["about"] == "configuration"]
 
 
 def test_what_a_dead_daemon_left_is_told(begin: Begin, look: Look) -> None:

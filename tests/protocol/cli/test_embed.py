@@ -21,7 +21,11 @@ from vestal.values import Notice, Usage
 def test_json_is_one_line_for_each_text_in_order(served: Vestal) -> None:
     done = served("embed", "--json", "a cat", "a kitten", "a cat")
     assert (done.code, done.err) == (0, "")
-    lines = [json.loads(line) for line in done.out.splitlines()]
+    *lines, last = [json.loads(line) for line in done.out.splitlines()]
+    assert last["usage"]["input_tokens"] == 6
+    assert {name: last[name] for name in ("model", "backend", "parts", "notices")} == {
+        "model": "echo", "backend": "echo", "parts": [], "notices": []
+    }  # fmt: skip
     assert [line["text_index"] for line in lines] == [0, 1, 2]
     assert lines[0]["embedding"] == lines[2]["embedding"] != lines[1]["embedding"]
     assert math.isclose(math.hypot(*lines[0]["embedding"]), 1.0, rel_tol=1e-6)
@@ -35,7 +39,7 @@ def test_lines_of_standard_input_are_texts(served: Vestal) -> None:
 
 def test_dimensions_are_those_asked_for(served: Vestal) -> None:
     done = served("embed", "--json", "--dimensions", "3", "hello")
-    assert len(json.loads(done.out)["embedding"]) == 3
+    assert len(json.loads(done.out.splitlines()[0])["embedding"]) == 3
 
 
 def test_the_table_has_each_text_and_the_cosine_of_each_pair(served: Vestal) -> None:
@@ -90,11 +94,13 @@ def test_too_many_texts_are_not_compared() -> None:
 
 
 def test_who_made_how_many_is_told_and_what_was_adjusted_is_a_line_on_stderr(vestal: Vestal) -> None:
+    said = "backend 'lost' failed with backend_crashed; 'far' was asked"
+
     def script(peer: Peer) -> None:
         request = peer.expect(m.Embed)
         fields: dict[str, Any] = {"dimensions": 2, "dtype": "f32le", "data": struct.pack("<6f", *[1] * 6)}
         parts = [m.EmbedPart(backend="near", count=2), m.EmbedPart(backend="far\x1b", count=1)]
-        notices = [Notice("retried", "backend 'lost' failed with backend_crashed; 'far' was asked")]
+        notices = [Notice("retried", said)]
         peer.send(
             m.Embeddings(
                 id=request.id,
@@ -110,6 +116,9 @@ def test_who_made_how_many_is_told_and_what_was_adjusted_is_a_line_on_stderr(ves
 
     vestal.runtime_dir.mkdir(mode=0o700)
     with ScriptedDaemon(embed=script, runtime_dir=vestal.runtime_dir):
-        done = vestal("embed", "a", "b", "c")
+        done, as_json = vestal("embed", "a", "b", "c"), vestal("embed", "--json", "a", "b", "c")
+    last = json.loads(as_json.out.splitlines()[-1])
+    assert last["parts"] == [{"backend": "near", "count": 2}, {"backend": "far\x1b", "count": 1}]
+    assert last["notices"] == [{"code": "retried", "message": said}]
     assert done.out.splitlines()[0] == r"3 texts, 2 dimensions, 6 tokens; echo on near (2), far\x1b (1)"
-    assert done.err == "vestal: retried: backend 'lost' failed with backend_crashed; 'far' was asked\n"
+    assert done.err == as_json.err == f"vestal: retried: {said}\n"

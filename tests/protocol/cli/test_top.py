@@ -252,6 +252,16 @@ def test_ps_lists_the_daemon_and_its_workers_with_their_memory(vestal: Vestal, b
     assert abs(resident(pid) - memory) < 32 << 20
 
 
+def test_ps_shows_what_keeps_requests_from_a_backend_and_programs_get_its_state(vestal: Vestal, begin: Begin) -> None:
+    begin(echo(), echo("second"))
+    assert vestal("backend", "drain", "second").code == 0
+    _, _, first, second = vestal("ps").out.splitlines()
+    assert re.search(r" echo +ready +", first)
+    assert re.search(r" second +ready, draining +", second)
+    told = [json.loads(line) for line in vestal("ps", "--json").out.splitlines()]
+    assert [row["state"] for row in told] == ["ready", "ready", "ready"]
+
+
 def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

@@ -12,7 +12,8 @@ from threading import Event
 import pytest
 
 from tests.protocol.models.conftest import build_gguf
-from tests.protocol.models.web import Handler, Site, certificate, site
+from tests.protocol.models.web import Handler, Site, site
+from tests.tls import certificate
 from vestal.errors import ModelError
 from vestal.models import Store, pull
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-__all__ = ["Handler", "Site", "certificate", "site"]
+from tests.tls import served_with
+
+__all__ = ["Handler", "Site", "site"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -99,9 +94,7 @@ def site(answer: Callable[[Handler], None], tls: Path | None = None) -> Iterator
     made = Site(answer, "https" if tls else "http")
     with _Server(("127.0.0.1", 0), Handler) as server:
         if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tls)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.socket = served_with(tls).wrap_socket(server.socket, server_side=True)
         made.port, server.site = server.server_port, made
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -110,27 +103,3 @@ def site(answer: Callable[[Handler], None], tls: Path | None = None) -> Iterator
         finally:
             server.shutdown()
             thread.join()
-
-
-def certificate(file: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
-    return file
