@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.remote.test_daemon import running
+from tests.adapters.remote.threaded import running
 from tests.adapters.remote.web import Asked, chat_like, chunk, sse
 from tests.e2e.conftest import Start
 from tests.e2e.harness import Daemon, Table, echo, toml

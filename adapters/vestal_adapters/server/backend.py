@@ -34,10 +34,10 @@ from vestal.findings import Finding, failed, ok
 from vestal.models.names import to_path
 from vestal.models.store import Located
 from vestal.values import Capabilities
-from vestal_adapters.remote.backend import PROBE_TIMEOUT
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
+from vestal_adapters.remote.presence import PROBE_TIMEOUT
 from vestal_adapters.server.arguments import shown_command
 from vestal_adapters.server.command import found_binary, found_model, free_port, plan_of
 from vestal_adapters.server.home import Home

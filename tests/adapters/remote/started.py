@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from tests.adapters.remote.web import Server
+from tests.adapters.reports import Reports
 from vestal.backend import Backend, GenerateRequest, Loading, Ready, Unavailable
 
-__all__ = ["closed_early", "collected", "started"]
+__all__ = ["closed_early", "collected", "reporting", "started"]
 
 B = TypeVar("B", bound=Backend)
 
@@ -26,6 +27,17 @@ async def started(answer: Any, make: Callable[[str], B]) -> AsyncGenerator[tuple
             yield backend, server, reports
         finally:
             await backend.stop(5)
+
+
+@asynccontextmanager
+async def reporting(backend: Backend) -> AsyncGenerator[Reports]:
+    """What it reports from its start to its stop; for a server that the test keeps itself."""
+    reports = Reports()
+    await backend.start(reports)
+    try:
+        yield reports
+    finally:
+        await backend.stop(5)
 
 
 async def closed_early(backend: Backend, server: Server, request: GenerateRequest) -> object:

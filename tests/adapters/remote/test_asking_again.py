@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.adapters.remote.dialects import Dialect, every_dialect
-from tests.adapters.remote.started import collected
+from tests.adapters.remote.started import collected, reporting
 from tests.adapters.remote.web import MODELS, Asked, Server, chat_like, chunk, sse
-from tests.adapters.reports import Reports
 from vestal.backend import GenerateRequest, Ready, TextEvent, Unavailable
 from vestal.errors import (
     BackendCrashed,
@@ -26,11 +23,11 @@ from vestal.errors import (
     WireError,
 )
 from vestal.values import Message
-from vestal_adapters.remote import backend as remote
-from vestal_adapters.remote.backend import RemoteBackend, doubtful
+from vestal_adapters.remote import presence
 from vestal_adapters.remote.key import Key
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
+from vestal_adapters.remote.presence import doubtful
 from vestal_adapters.remote.refusals import Refusal, refused
 
 V1 = GenerateRequest(messages=[Message("user", "Hello there")], cache_scope="1")
@@ -39,17 +36,7 @@ V1 = GenerateRequest(messages=[Message("user", "Hello there")], cache_scope="1")
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is away is looked for again at once."""
-    monkeypatch.setattr(remote, "_PAUSES", (0.01,))
-
-
-@asynccontextmanager
-async def started(backend: RemoteBackend) -> AsyncGenerator[Reports]:
-    reports = Reports()
-    await backend.start(reports)
-    try:
-        yield reports
-    finally:
-        await backend.stop(5)
+    monkeypatch.setattr(presence, "_PAUSES", (0.01,))
 
 
 def vllm(url: str, **options: Any) -> OpenAIBackend:
@@ -71,7 +58,7 @@ def test_a_server_that_dies_in_an_answer_is_one_error_then_unavailable_and_ready
 
     async def run() -> None:
         backend = dialect.make("http://localhost/v1", unix_socket=str(path))
-        async with Server(dialect.like(hold), path=path) as server, started(backend) as reports:
+        async with Server(dialect.like(hold), path=path) as server, reporting(backend) as reports:
             stream: Any = backend.generate(V1)
             assert await anext(stream) == TextEvent("Hi")
             server.kill()
@@ -107,7 +94,7 @@ def test_a_key_that_is_revoked_makes_it_unavailable_until_it_is_good_again(
     async def run() -> None:
         async with Server(guarded) as server:
             backend = dialect.make(server.url, api_key_env="FAR_KEY")
-            async with started(backend) as reports:
+            async with reporting(backend) as reports:
                 revoked[0] = True
                 with pytest.raises(BackendRefused, match="answered 401"):
                     await collected(backend.generate(V1))
@@ -149,7 +136,7 @@ async def _breaks_off(seen: Asked) -> None:
 def test_a_server_that_is_still_there_stays_ready_and_is_asked_once_for_many_failures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 3600.0)  # a second question would be asked in an hour
+    monkeypatch.setattr(presence, "_FRESH", 3600.0)  # a second question would be asked in an hour
     asked_again = asyncio.Event()
 
     async def failing(seen: Asked) -> None:
@@ -162,7 +149,7 @@ def test_a_server_that_is_still_there_stays_ready_and_is_asked_once_for_many_fai
     async def run() -> None:
         async with Server(failing) as server:
             backend = vllm(server.url)
-            async with started(backend) as reports:
+            async with reporting(backend) as reports:
                 backend_is_ready.set()
                 for _ in range(5):
                     with pytest.raises(BackendCrashed):
@@ -183,10 +170,10 @@ def test_a_refusal_of_what_was_asked_is_no_reason_to_ask() -> None:
     async def run() -> list[str]:
         async with Server(chat_like(refusing)) as server:
             backend = vllm(server.url)
-            async with started(backend):
+            async with reporting(backend):
                 with pytest.raises(BackendRefused):
                     await collected(backend.generate(V1))
-                assert backend._doubting is None
+                assert backend._presence._doubting is None
                 return [seen.path for seen in server.asked]
 
     assert asyncio.run(run()) == ["/health", "/v1/models", "/v1/chat/completions"]
@@ -214,7 +201,7 @@ def test_which_failures_are_a_reason_to_ask(error: WireError, doubt: bool) -> No
 
 def test_a_server_that_does_one_thing_at_a_time_is_not_asked_while_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """llama_cpp.server breaks off an answer when anything else is asked of it."""
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
     failures, goes_on, asked_again = iter([_breaks_off]), asyncio.Event(), asyncio.Event()
 
     async def held(seen: Asked) -> None:
@@ -231,7 +218,7 @@ def test_a_server_that_does_one_thing_at_a_time_is_not_asked_while_it_answers(mo
     async def run() -> None:
         async with Server(serve) as server:
             backend = vllm(server.url, slots=1)
-            async with started(backend) as reports:
+            async with reporting(backend) as reports:
                 with pytest.raises(BackendCrashed):
                     await collected(backend.generate(V1))  # which is a reason to ask
                 stream: Any = backend.generate(V1)
@@ -256,7 +243,7 @@ def test_a_server_that_does_one_thing_at_a_time_is_not_asked_while_it_answers(mo
 def test_a_server_that_says_less_of_itself_is_lost_and_comes_back_with_what_it_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
     longest = [64]
 
     async def shrinking(seen: Asked) -> None:
@@ -265,7 +252,7 @@ def test_a_server_that_says_less_of_itself_is_lost_and_comes_back_with_what_it_c
     async def run() -> None:
         async with Server(shrinking) as server:
             backend = vllm(server.url)
-            async with started(backend) as reports:
+            async with reporting(backend) as reports:
                 assert backend.capabilities.context_length == 64
                 assert (await backend.health()).state == "ok"
                 longest[0] = 32

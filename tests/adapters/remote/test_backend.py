@@ -32,7 +32,7 @@ from vestal.errors import (
     WireError,
 )
 from vestal.values import GenerateOptions, Message, MessageV2, NamedTool, TextBlock, Tool, Usage
-from vestal_adapters.remote import backend as remote
+from vestal_adapters.remote import presence
 from vestal_adapters.remote.openai.backend import OpenAIBackend
 from vestal_adapters.remote.openai.options import OpenAIOptions
 
@@ -155,8 +155,8 @@ def test_the_only_model_of_a_server_needs_no_name(serving: Any) -> None:
 
 
 def test_a_lost_server_is_told_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
-    monkeypatch.setattr(remote, "_PAUSES", (0.01,))
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_PAUSES", (0.01,))
     away = [False]
 
     async def sometimes(seen: Asked) -> None:
@@ -199,7 +199,7 @@ def test_a_request_that_finds_nobody_there_makes_it_unavailable() -> None:
 
 
 def test_a_model_that_is_no_longer_served_is_no_longer_ready(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
     listed = [MODELS]
 
     async def forgetful(seen: Asked) -> None:
@@ -329,7 +329,7 @@ def test_vectors_come_in_order_and_of_length_one(serving: Any) -> None:
 
 
 def test_a_status_does_not_pay_for_an_embedding(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
 
     async def run() -> list[str]:
         async with serving(model.serve, kind="embeddings") as (backend, server, _):
@@ -341,8 +341,8 @@ def test_a_status_does_not_pay_for_an_embedding(serving: Any, monkeypatch: pytes
 
 
 def test_a_status_does_not_wait_long_for_a_server_that_hangs(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
-    monkeypatch.setattr(remote, "PROBE_TIMEOUT", 0.1)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "PROBE_TIMEOUT", 0.1)
     hangs = [False]
 
     async def sometimes(seen: Asked) -> None:

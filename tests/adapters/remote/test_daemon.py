@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,34 +13,12 @@ import pytest
 import vestal
 from tests.adapters.remote.anthropic import model as anthropic
 from tests.adapters.remote.ollama import model as ollama
-from tests.adapters.remote.web import Asked, Server, chat_like, chunk, sse
+from tests.adapters.remote.threaded import running
+from tests.adapters.remote.web import Asked, chat_like, chunk, sse
 from tests.e2e.harness import Daemon, toml
 from vestal import messages as m
 
 SECRET = "sk-secret-1234"
-
-
-@contextmanager
-def running(answer: Any, path: Path | None = None) -> Iterator[Server]:
-    """A server in a thread of its own."""
-    up, down = threading.Event(), asyncio.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
-    server = Server(answer, path=path)
-
-    async def serve() -> None:
-        loops.append(asyncio.get_running_loop())
-        async with server:
-            up.set()
-            await down.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert up.wait(20)
-    try:
-        yield server
-    finally:
-        loops[0].call_soon_threadsafe(down.set)
-        thread.join()
 
 
 @contextmanager

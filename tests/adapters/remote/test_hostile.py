@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from tests.adapters.remote import model
 from tests.adapters.remote.dialects import Dialect, every_dialect
 from tests.adapters.remote.ollama import model as ollama
 from tests.adapters.remote.started import collected
-from tests.adapters.remote.test_http import certificate
 from tests.adapters.remote.web import Asked, Server, head
+from tests.tls import certificate, served_with
 from vestal.backend import EmbedRequest, GenerateRequest, GenerateRequestV2
 from vestal.errors import BackendUnavailable, WireError
 from vestal.values import Message, MessageV2, TextBlock
@@ -206,11 +205,8 @@ def test_pages_that_are_none_fail_the_start_with_one_error(dialect: Dialect, bod
 
 @every_dialect
 def test_an_untrusted_certificate_fails_the_start_at_once_and_sends_nothing(dialect: Dialect, tmp_path: Path) -> None:
-    made, key = certificate()
-    (tmp_path / "cert.pem").write_bytes(made)
-    (tmp_path / "key.pem").write_bytes(key)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    file = certificate(tmp_path / "cert.pem")
+    tls = served_with(file)
 
     async def run() -> None:
         async with Server(dialect.serve, tls=tls) as server:
@@ -218,7 +214,7 @@ def test_an_untrusted_certificate_fails_the_start_at_once_and_sends_nothing(dial
                 await dialect.make(server.url, api_key_env="FAR_KEY").start(lambda _: None)
             assert not failed.value.retryable
             assert server.asked == []
-            trusting = dialect.make(server.url, api_key_env="FAR_KEY", ca_file=str(tmp_path / "cert.pem"))
+            trusting = dialect.make(server.url, api_key_env="FAR_KEY", ca_file=str(file))
             await trusting.start(lambda _: None)
             assert trusting.ready
             await trusting.stop(5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.adapters.remote.web import Asked, Server, head, sse
+from tests.tls import certificate, served_with
 from vestal.errors import VestalError, WireError
 from vestal_adapters.remote import http
 from vestal_adapters.remote.http import Upstream
@@ -228,41 +224,13 @@ def test_a_connection_that_is_never_taken_is_given_up(run: Run) -> None:
     assert error.details["unreachable"]
 
 
-def certificate() -> tuple[bytes, bytes]:
-    """(certificate, key) that signs itself, for 127.0.0.1, as PEM."""
-    import ipaddress
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    return made.public_bytes(serialization.Encoding.PEM), key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain
-    )
-
-
 def test_an_untrusted_certificate_is_refused_and_a_trusted_one_taken(run: Run, tmp_path: Path) -> None:
-    made, key = certificate()
-    (tmp_path / "cert.pem").write_bytes(made)
-    (tmp_path / "key.pem").write_bytes(key)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    file = certificate(tmp_path / "cert.pem")
+    tls = served_with(file)
 
     async def ask() -> object:
         async with Server(lambda asked: asked.reply({"data": []}), tls=tls) as server:
-            asking = upstream(server.url, ca_file=str(tmp_path / "cert.pem"))
+            asking = upstream(server.url, ca_file=str(file))
             try:
                 return await page(asking)
             finally:

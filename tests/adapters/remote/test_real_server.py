@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.remote.started import collected
-from tests.adapters.reports import Reports
+from tests.adapters.remote.started import collected, reporting
 from tests.adapters.server.real import LLAMA_SERVER, PROFILES
 from vestal.backend import (
     Backend,
@@ -113,20 +112,10 @@ def server(request: pytest.FixtureRequest, smollm2_path: str) -> Iterator[RealSe
     found.kill()
 
 
-@asynccontextmanager
-async def started(backend: RemoteBackend) -> AsyncGenerator[Reports]:
-    reports = Reports()
-    await backend.start(reports)
-    try:
-        yield reports
-    finally:
-        await backend.stop(5)
-
-
 def test_it_is_waited_for_while_it_loads_and_then_answers(server: RealServer) -> None:
     async def run() -> None:
         backend = made(server)
-        async with started(backend):
+        async with reporting(backend):
             assert backend.capabilities.model == "smollm2"
             assert backend.capabilities.context_length == CONTEXT
             assert backend.capabilities.local
@@ -147,7 +136,7 @@ def test_a_prompt_that_does_not_fit_is_told_so(server: RealServer) -> None:
 
     async def run() -> WireError:
         backend = made(server)
-        async with started(backend):
+        async with reporting(backend):
             request = GenerateRequest(messages=[Message("user", "word " * 2 * CONTEXT)], cache_scope="1")
             with pytest.raises(WireError) as refused:
                 await collected(backend.generate(request))
@@ -183,7 +172,7 @@ def test_it_keeps_the_port_through_a_kill_and_a_return(server: RealServer) -> No
 def test_a_server_that_is_killed_in_the_middle_is_one_error_then_unavailable_and_back(server: RealServer) -> None:
     async def run() -> None:
         backend = made(server)
-        async with started(backend) as reports:
+        async with reporting(backend) as reports:
             story = GenerateRequest(
                 messages=[Message("user", "Write a long story.")],
                 options=GenerateOptions(max_tokens=200),
@@ -228,7 +217,7 @@ def test_what_is_promised_of_anthropics_api(server: RealServer) -> None:
 
     async def run() -> None:
         backend = made(server)
-        async with started(backend):
+        async with reporting(backend):
             assert await backend.count(CountRequest(messages=HELLO.messages)) > 3
             assert not backend.capabilities.tools
             assert not backend.capabilities.json_schema

@@ -16,9 +16,10 @@ from vestal_adapters.remote.anthropic.asking import count_body, limit_of, messag
 from vestal_adapters.remote.anthropic.listing import Listing, Manner, capabilities_of, listed, manner_of
 from vestal_adapters.remote.anthropic.options import AnthropicOptions
 from vestal_adapters.remote.anthropic.signatures import Signatures
-from vestal_adapters.remote.backend import PROBE_TIMEOUT, RemoteBackend, if_there
+from vestal_adapters.remote.backend import RemoteBackend, if_there
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.key import Key
+from vestal_adapters.remote.presence import PROBE_TIMEOUT
 from vestal_adapters.remote.requests import prompt_size
 from vestal_adapters.remote.sse import Event
 from vestal_adapters.remote.streamed import StreamedAnswer

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 from vestal.backend import BackendOptions, EmbedRequest, EmbedResult, GenerateRequest, GenerateRequestV2
 from vestal.values import Capabilities
-from vestal_adapters.remote.backend import PROBE_TIMEOUT, RemoteBackend
+from vestal_adapters.remote.backend import RemoteBackend
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.ollama.answers import LineAnswer
 from vestal_adapters.remote.ollama.asking import chat_body, load_body, notices_of
@@ -24,6 +24,7 @@ from vestal_adapters.remote.ollama.listing import (
 )
 from vestal_adapters.remote.ollama.options import OllamaOptions
 from vestal_adapters.remote.ollama.vectors import EmbeddingPage, embed_body, vectors_of
+from vestal_adapters.remote.presence import PROBE_TIMEOUT
 from vestal_adapters.remote.requests import prompt_size
 from vestal_adapters.remote.sse import Event
 from vestal_adapters.remote.streamed import StreamedAnswer

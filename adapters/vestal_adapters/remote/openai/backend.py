@@ -14,13 +14,14 @@ from vestal.backend import (
     GenerateRequestV2,
 )
 from vestal.values import Capabilities
-from vestal_adapters.remote.backend import PROBE_TIMEOUT, RemoteBackend, if_there
+from vestal_adapters.remote.backend import RemoteBackend, if_there
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.openai.answers import ChatAnswer
 from vestal_adapters.remote.openai.asking import chat_body, notices_of
 from vestal_adapters.remote.openai.listing import Listing, capabilities_of, chosen
 from vestal_adapters.remote.openai.options import OpenAIOptions
 from vestal_adapters.remote.openai.vectors import EmbeddingPage, embeddings_body, vectors_of
+from vestal_adapters.remote.presence import PROBE_TIMEOUT
 from vestal_adapters.remote.requests import prompt_size
 from vestal_adapters.remote.sse import Event
 from vestal_adapters.remote.streamed import StreamedAnswer

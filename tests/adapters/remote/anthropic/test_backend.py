@@ -21,7 +21,7 @@ from vestal.backend import (
 )
 from vestal.errors import ModelNotFound, Unsupported, WireError
 from vestal.values import GenerateOptions, Message, MessageV2, TextBlock, ThinkingBlock, Tool, Usage
-from vestal_adapters.remote import backend as remote
+from vestal_adapters.remote import presence
 from vestal_adapters.remote.anthropic.backend import AnthropicBackend
 from vestal_adapters.remote.anthropic.options import AnthropicOptions
 
@@ -45,7 +45,7 @@ def v2(*turns: MessageV2, **fields: Any) -> GenerateRequestV2:
 
 
 def test_a_server_that_knows_the_model_makes_a_ready_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
 
     async def run() -> list[str]:
         async with serving(serve) as (backend, server, _):

@@ -14,7 +14,7 @@ from tests.adapters.remote.web import Asked, Server
 from vestal.backend import EmbedRequest, EndEvent, GenerateRequest, GenerateRequestV2, TextEvent, ThinkingEvent
 from vestal.errors import BackendCrashed, ModelNotFound, Unsupported, VestalError, WireError
 from vestal.values import Message, MessageV2, TextBlock, Usage
-from vestal_adapters.remote import backend as remote
+from vestal_adapters.remote import presence
 from vestal_adapters.remote.ollama.backend import OllamaBackend
 from vestal_adapters.remote.ollama.options import OllamaOptions
 
@@ -45,7 +45,7 @@ async def refused_start(answer: Any, **options: Any) -> VestalError:
 
 
 def test_a_backend_is_ready_once_the_model_is_in_memory_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
 
     async def run() -> None:
         async with serving(serve, model="small", keep_alive="forever") as (backend, server, _):
@@ -78,7 +78,7 @@ def test_a_context_that_the_model_does_not_have_fails_the_start() -> None:
 
 
 def test_a_model_that_does_not_fit_into_memory_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAUSES", (0.01,))
+    monkeypatch.setattr(presence, "_PAUSES", (0.01,))
     tries = iter(range(9))
 
     async def full(seen: Asked) -> None:
