@@ -23,6 +23,10 @@ from vestald.admission.quota import Quotas
 from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket
 from vestald.audit.auditor import Auditor
+from vestald.backends.registry import build_backends
+from vestald.backends.roster import Roster
+from vestald.backends.supervisor import Supervisor
+from vestald.backends.unit import Unit
 from vestald.config import Config, Sources
 from vestald.digest import Digest
 from vestald.entrance.access import require_operator
@@ -33,16 +37,13 @@ from vestald.failures import BadConfiguration
 from vestald.idleness import IdleExit
 from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Meter, Metrics, readings
-from vestald.registry import build_backends
 from vestald.reloading import Change, Reload, prepared, refused
 from vestald.reports import offer_of, queue_report, status_report
-from vestald.roster import Roster
 from vestald.routing.asking import ask_of
 from vestald.routing.board import Board
 from vestald.rules import Rules
 from vestald.serving.job import Job, Jobs
 from vestald.serving.session import Session
-from vestald.supervisor import Supervisor, Unit
 
 __all__ = ["House", "StopRequest"]
 

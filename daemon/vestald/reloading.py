@@ -16,12 +16,12 @@ from msgspec import Struct
 
 from vestal.errors import InvalidRequest
 from vestal.options import REQUIRED
+from vestald.backends.registry import configured_or_default
 from vestald.config import BackendTable, BadSettings, Config, Sources
 from vestald.config.backends import faults_of, options_in
 from vestald.config.explain import shown
 from vestald.config.table import Option, options_of
 from vestald.failures import BadConfiguration
-from vestald.registry import configured_or_default
 from vestald.rules import Rules, unanswered
 
 __all__ = ["Change", "Reload", "compared", "prepared", "read_again", "refused"]

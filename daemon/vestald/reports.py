@@ -16,11 +16,12 @@ from vestal.values import LifecycleState
 from vestald import __version__
 from vestald.admission.dispatcher import Dispatcher
 from vestald.audit.auditor import Auditor
+from vestald.backends.supervisor import Supervisor, health_of
+from vestald.backends.unit import Unit
 from vestald.config import Config
 from vestald.entrance.places import Places
 from vestald.routing.board import Board
 from vestald.serving.job import Jobs
-from vestald.supervisor import Supervisor, Unit, health_of
 from vestald.surroundings import log_place, resident
 
 __all__ = ["SERVER", "offer_of", "queue_report", "status_report"]

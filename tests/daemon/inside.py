@@ -37,6 +37,7 @@ from vestal.connection import ClientConnection, SocketKind
 from vestal.values import Capabilities, Message, MessageV2, TextBlock, Usage
 from vestald import house
 from vestald.app import App
+from vestald.backends.registry import Declared
 from vestald.config import (
     AdmissionConfig,
     AuditConfig,
@@ -47,7 +48,6 @@ from vestald.config import (
     Duration,
     RouterConfig,
 )
-from vestald.registry import Declared
 
 __all__ = ["END", "Caller", "Scripted", "daemon", "declared", "scripted_backends"]
 

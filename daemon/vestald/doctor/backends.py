@@ -10,10 +10,10 @@ from vestal import AdminClient
 from vestal.errors import VestalError
 from vestal.findings import Finding, fail, failed, ok
 from vestal.models.available import available_memory
+from vestald.backends.registry import configured_or_default
 from vestald.config import BackendTable, Config
 from vestald.config.backends import resolved
 from vestald.failures import BadConfiguration
-from vestald.registry import configured_or_default
 
 __all__ = ["examine_backends"]
 

@@ -14,7 +14,8 @@ from vestald import __version__
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.lane import CLASSES
 from vestald.audit.auditor import Auditor
-from vestald.supervisor import Supervisor, Unit
+from vestald.backends.supervisor import Supervisor
+from vestald.backends.unit import Unit
 
 __all__ = ["readings"]
 

@@ -18,6 +18,7 @@ from vestal.codec import error_frame
 from vestal.errors import WireError
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.lane import Lane
+from vestald.backends.unit import Unit
 from vestald.config import RouterConfig
 from vestald.events import EventHub
 from vestald.metrics import Metrics
@@ -25,7 +26,6 @@ from vestald.routing.breaker import Breaker, BreakerRules, counts
 from vestald.routing.explain import explained
 from vestald.routing.route import Ask, Prospect, Standing, ranked
 from vestald.serving.answer import internal_error
-from vestald.supervisor import Unit
 
 __all__ = ["Board"]
 

@@ -15,11 +15,11 @@ from vestal.codec import error_frame
 from vestal.errors import InvalidRequest, WireError
 from vestal.values import LifecycleState
 from vestald.audit.auditor import Auditor
+from vestald.backends.roster import Roster
 from vestald.entrance.access import require_operator
 from vestald.events import EventHub
 from vestald.lifecycle import ADMIN_COMMANDS
 from vestald.reloading import Reload
-from vestald.roster import Roster
 from vestald.serving.job import Ended, Jobs
 from vestald.serving.session import Host, Session
 

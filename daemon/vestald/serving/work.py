@@ -28,6 +28,7 @@ from vestald.admission.deadlines import Deadlines
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
+from vestald.backends.unit import Unit
 from vestald.metrics.meter import Meter
 from vestald.routing.board import Board
 from vestald.routing.breaker import counts
@@ -35,7 +36,6 @@ from vestald.routing.route import Ask
 from vestald.serving.answer import Answer, Terminal, internal_error
 from vestald.serving.job import Job
 from vestald.serving.session import Session
-from vestald.supervisor import Unit
 
 __all__ = ["CHARS_PER_TOKEN", "Generation", "Services", "Work"]
 

@@ -14,8 +14,8 @@ from vestal import messages as m
 from vestal.backend import EndEvent, PromptEvent, Ready, TextEvent, Unavailable
 from vestal.errors import BackendCrashed, BackendRefused, BackendUnavailable, InvalidRequest, WireError
 from vestal.values import Notice, Usage
+from vestald.backends.registry import Declared
 from vestald.config import Duration, RouterConfig
-from vestald.registry import Declared
 
 Scene = Callable[[Inside], Awaitable[None]]
 RETRY = RouterConfig(retry_before_first_token=1)

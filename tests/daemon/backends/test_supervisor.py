@@ -11,9 +11,10 @@ import pytest
 from tests.daemon.inside import Scripted, declared
 from vestal.backend import Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
+from vestald.backends.supervisor import Supervisor, health_of
+from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
-from vestald.supervisor import Supervisor, Unit, health_of
 
 
 class Watch:

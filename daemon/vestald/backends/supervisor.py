@@ -1,8 +1,8 @@
 """Every backend's life: started, watched by what it reports and by what it says when asked, stopped within a deadline.
 
-A `Unit` is one declared backend with its state machine. The supervisor owns the units and is the only one who moves
-their states; a backend moves itself between ready and unavailable by calling the report it was handed. Which units
-there are, and when one starts and stops, is for others to say (`starting`, `roster`).
+The supervisor owns the units and is the only one who moves their states; a backend moves itself between ready and
+unavailable by calling the report it was handed. Which units there are, and when one starts and stops, is for others to
+say (`starting`, `roster`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 
 from vestal.backend import Backend, Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
-from vestal.values import BackendState, Capabilities
+from vestald.backends.registry import Declared
+from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
-from vestald.lifecycle import BACKEND, Machine
-from vestald.registry import Declared
 
-__all__ = ["HEALTH_PATIENCE", "Supervisor", "Unit", "health_of"]
+__all__ = ["HEALTH_PATIENCE", "Supervisor", "health_of"]
 
 HEALTH_PATIENCE = 10.0
 """Seconds that a backend may take to say how it is; a remote one asks its server meanwhile."""
@@ -28,91 +27,6 @@ HEALTH_PATIENCE = 10.0
 _GRACE = 0.25  # seconds beyond its timeout that a backend's `stop` is waited for
 _STEP = 25  # percent of loading from one line of the log at info to the next
 _LET_GO = 2.0  # seconds that an adapter may tidy up in after its call was cancelled
-
-
-class Unit:
-    """One declared backend and what is known of it. `percent` counts while it loads."""
-
-    def __init__(self, declared: Declared, changed: Callable[[Unit], None]) -> None:
-        self.declared = declared
-        self.percent = 0.0
-        self.detail = ""
-        self.given_up = False  # unavailable, and not trying to come back
-        self.served = False  # it has been ready once
-        self.life = 0  # counts the engines that have served: one that is started anew is another
-        self.draining = False  # an operator keeps new requests away
-        self.doubted = False  # unavailable because its health says so: it has reported nothing
-        self.retrying = False  # a start of it has failed, and others will be tried
-        self.told: str | None = None  # why its last start failed, if that did
-        self.changes = 0  # of its state
-        self.asking: asyncio.Future[Health] | None = None  # how it is: one question at a time
-        self._before: Capabilities | None = None
-        self.machine: Machine[BackendState] = Machine(
-            f"backend {self.name}", BACKEND, "starting", lambda _before, _after: changed(self)
-        )
-
-    @property
-    def name(self) -> str:
-        return self.declared.table.name
-
-    @property
-    def adapter(self) -> str:
-        return self.declared.table.adapter
-
-    @property
-    def aliases(self) -> Sequence[str]:
-        return self.declared.keys.aliases
-
-    @property
-    def required(self) -> bool:
-        return self.declared.keys.required
-
-    @property
-    def backend(self) -> Backend:
-        return self.declared.backend
-
-    @property
-    def progress(self) -> str:
-        """Where it is, in words."""
-        if self.state in ("starting", "loading"):
-            return f"{self.state}, {self.percent:.0f} %"
-        return f"{self.state}: {self.detail}" if self.detail else self.state
-
-    @property
-    def plight(self) -> str:
-        """What there is to say of it; while it is started again, why that failed the last time too."""
-        if not self.retrying or self.state == "failed" or self.told in (None, self.detail):
-            return self.detail
-        return f"{self.detail}; the last start failed: {self.told}"
-
-    @property
-    def here(self) -> bool:
-        """Whether it serves, or is away for a moment: it has been ready, and no start has failed since."""
-        return self.served and self.told is None
-
-    @property
-    def state(self) -> BackendState:
-        return self.machine.state
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Between two backends of one name those of the first: the second does not know its own yet."""
-        return self._before or self.backend.capabilities
-
-    def replace(self, declared: Declared) -> None:
-        """It is to be another backend at its next start."""
-        self._before = self.capabilities if self.served else None
-        self.declared, self.asking, self.retrying = declared, None, False
-
-    def serves(self) -> None:
-        """Its backend has become ready for the first time."""
-        self.percent, self.detail, self.told = 100.0, "", None
-        self.served, self.retrying, self._before = True, False, None
-        self.life += 1
-
-    def __repr__(self) -> str:
-        percent = f" {self.percent:.0f} %" if self.state == "loading" else ""
-        return f"<Unit {self.name} {self.state}{percent}>"
 
 
 class Supervisor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from vestald.supervisor import HEALTH_PATIENCE, Supervisor, Unit, health_of
+from vestald.backends.supervisor import HEALTH_PATIENCE, Supervisor, health_of
+from vestald.backends.unit import Unit
 
 __all__ = ["Rounds"]
 

@@ -11,12 +11,13 @@ import pytest
 from tests.daemon.inside import Scripted, declared
 from vestal.backend import Loading
 from vestal.errors import VestalError
-from vestald import starting
+from vestald.backends import starting
+from vestald.backends.registry import Declared
+from vestald.backends.starting import PAUSES, Starts
+from vestald.backends.supervisor import Supervisor
+from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
-from vestald.registry import Declared
-from vestald.starting import PAUSES, Starts
-from vestald.supervisor import Supervisor, Unit
 
 
 class Stage:

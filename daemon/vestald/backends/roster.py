@@ -16,19 +16,20 @@ import msgspec
 from vestal.connection import SocketKind
 from vestal.errors import InvalidRequest
 from vestald.admission.dispatcher import Dispatcher
+from vestald.backends.registry import Declared, build
+from vestald.backends.rounds import Rounds
+from vestald.backends.starting import Starts
+from vestald.backends.supervisor import Supervisor
+from vestald.backends.unit import Unit
 from vestald.config import BackendTable, Config, Sources
 from vestald.entrance.descriptors import connections_for
 from vestald.entrance.places import Places
 from vestald.events import EventHub
 from vestald.failures import BackendFailed, BadConfiguration
 from vestald.metrics import Metrics
-from vestald.registry import Declared, build
 from vestald.reloading import read_again, refused
-from vestald.rounds import Rounds
 from vestald.routing.board import Board
 from vestald.serving.job import Ended, Jobs
-from vestald.starting import Starts
-from vestald.supervisor import Supervisor, Unit
 
 __all__ = ["Roster", "place_among"]
 

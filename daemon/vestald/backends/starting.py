@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 from itertools import chain, repeat
 
+from vestald.backends.supervisor import Supervisor
+from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
-from vestald.supervisor import Supervisor, Unit
 
 __all__ = ["PAUSES", "Starts"]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from tests.daemon.inside import END, Scripted, daemon, declared
 from vestal.backend import Health, Ready, Unavailable
+from vestald.backends.rounds import Rounds
+from vestald.backends.supervisor import Supervisor, health_of
+from vestald.backends.unit import Unit
 from vestald.events import EventHub
-from vestald.rounds import Rounds
-from vestald.supervisor import Supervisor, Unit, health_of
 
 
 class Patient(Scripted):
