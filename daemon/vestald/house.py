@@ -24,7 +24,6 @@ from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket
 from vestald.audit.auditor import Auditor
 from vestald.backends.registry import build_backends
-from vestald.backends.roster import Roster
 from vestald.backends.supervisor import Supervisor
 from vestald.backends.unit import Unit
 from vestald.config import Config, Sources
@@ -39,6 +38,7 @@ from vestald.lifecycle import DAEMON, Machine
 from vestald.metrics import Meter, Metrics, readings
 from vestald.reloading import Change, Reload, prepared, refused
 from vestald.reports import offer_of, queue_report, status_report
+from vestald.roster import Roster
 from vestald.routing.asking import ask_of
 from vestald.routing.board import Board
 from vestald.rules import Rules

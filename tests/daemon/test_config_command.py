@@ -108,7 +108,7 @@ def test_programs_get_json(run: Run) -> None:
 def test_a_secret_is_masked_wherever_it_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from importlib.metadata import EntryPoint
 
-    from vestald.backends import adapters
+    from vestald import adapters
 
     points = [EntryPoint("keyed", "tests.daemon.test_config_sources:Keyed", adapters.ADAPTER_GROUP)]
     monkeypatch.setattr(adapters, "entry_points", lambda *, group: points)

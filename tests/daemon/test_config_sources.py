@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from vestal.backend import BackendOptions
 from vestal.options import SECRET, Trait, about
 from vestal_adapters.echo import EchoBackend
-from vestald.backends import adapters
+from vestald import adapters
 from vestald.config import BadSettings, Config, Origin, Reading, Sources
 from vestald.config.backends import faults_of, resolved
 from vestald.failures import BadConfiguration

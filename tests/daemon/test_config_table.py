@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta, Struct
 
 from vestal.options import LIVE, REQUIRED, SECRET, DurationText, Trait, about, fields_of
-from vestald.backends.adapters import ADAPTER_GROUP
+from vestald.adapters import ADAPTER_GROUP
 from vestald.config import Config, Duration, Mode
 from vestald.config.flags import parser
 from vestald.config.reader import OWN_VARIABLES

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from vestal.backend import Backend, BackendOptions
 from vestal.options import REQUIRED, Field, fields_of
-from vestald.backends.adapters import adapter_class
+from vestald.adapters import adapter_class
 from vestald.config.faults import BadSettings, Fault, of_value, secret_flag, unknown
 from vestald.config.schema import BackendKeys, BackendTable, Config, Origin
 from vestald.config.table import Option, backend_option, plain

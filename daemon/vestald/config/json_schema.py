@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vestal.options import REQUIRED, Field, fields_of
-from vestald.backends.adapters import adapter_class, installed
+from vestald.adapters import adapter_class, installed
 from vestald.config.backends import keys_of
 from vestald.config.schema import Config
 from vestald.config.table import options_of

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from vestal.options import REQUIRED, Field, fields_of
-from vestald.backends.adapters import adapter_class, installed
+from vestald.adapters import adapter_class, installed
 from vestald.config.explain import shown
 from vestald.config.reader import OWN_VARIABLES
 from vestald.config.schema import BackendKeys, Config

@@ -21,13 +21,17 @@ from vestald.admission.lane import Lane
 from vestald.backends.unit import Unit
 from vestald.config import RouterConfig
 from vestald.events import EventHub
-from vestald.metrics import Metrics
+from vestald.routing.blame import internal_error
 from vestald.routing.breaker import Breaker, BreakerRules, counts
 from vestald.routing.explain import explained
 from vestald.routing.route import Ask, Prospect, Standing, ranked
-from vestald.serving.answer import internal_error
 
 __all__ = ["Board"]
+
+
+class _Metrics(Protocol):
+    def serves(self, backend: str) -> None: ...
+    def lost(self, backend: str) -> None: ...
 
 
 class _House(Protocol):
@@ -38,7 +42,7 @@ class _House(Protocol):
     @property
     def embedding(self) -> Dispatcher: ...
     @property
-    def metrics(self) -> Metrics: ...
+    def metrics(self) -> _Metrics: ...
     @property
     def events(self) -> EventHub: ...
 

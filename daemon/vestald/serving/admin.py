@@ -15,7 +15,6 @@ from vestal.codec import error_frame
 from vestal.errors import InvalidRequest, WireError
 from vestal.values import LifecycleState
 from vestald.audit.auditor import Auditor
-from vestald.backends.roster import Roster
 from vestald.entrance.access import require_operator
 from vestald.events import EventHub
 from vestald.lifecycle import ADMIN_COMMANDS
@@ -31,14 +30,25 @@ _CHANGES = m.CancelRequest | m.Drain | m.Undrain | _OfBackend | m.Reload | m.Sto
 _BACKLOG = 1000  # events kept for a subscriber that does not read
 
 
+class _Roster(Protocol):
+    """The operator's hand on the backends; each raises `InvalidRequest` where nothing happens."""
+
+    def add(self, name: str) -> None: ...
+    def remove(self, name: str, deadline: float | None) -> None: ...
+    def restart(self, name: str, deadline: float | None) -> None: ...
+    def drain(self, name: str) -> None: ...
+    def undrain(self, name: str) -> None: ...
+
+
 class AdminHost(Host, Protocol):
     """What the admin socket needs of the daemon."""
 
     events: EventHub
     audit: Auditor
     jobs: Jobs
-    roster: Roster
 
+    @property
+    def roster(self) -> _Roster: ...
     @property
     def state(self) -> LifecycleState: ...
     async def status(self, id: int) -> m.StatusReport: ...

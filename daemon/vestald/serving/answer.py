@@ -6,9 +6,7 @@ Backend events become wire messages here and nowhere else. Whoever ends a reques
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Callable
 
 from msgspec import structs
@@ -16,7 +14,7 @@ from msgspec import structs
 from vestal import messages as m
 from vestal.backend import EndEvent, PromptEvent, TextEvent, ThinkingEvent, ToolUseEvent
 from vestal.codec import error_frame
-from vestal.errors import BackendUnavailable, FrameTooLarge, InternalError, ShuttingDown, WireError
+from vestal.errors import BackendUnavailable, FrameTooLarge, ShuttingDown, WireError
 from vestal.values import (
     ContentBlock,
     Notice,
@@ -29,12 +27,11 @@ from vestal.values import (
     Usage,
 )
 from vestald.metrics.meter import Meter
+from vestald.routing.blame import internal_error
 from vestald.serving.job import Ended, Job
 from vestald.serving.session import Session
 
-__all__ = ["Answer", "Collected", "Terminal", "internal_error"]
-
-_log = logging.getLogger("vestald")
+__all__ = ["Answer", "Collected", "Terminal"]
 
 
 class Terminal:
@@ -225,16 +222,3 @@ class Answer(Terminal):
 
 def _ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
-
-
-def internal_error(backend: str, fault: BaseException) -> InternalError:
-    """Log where a bug showed, and give what the client is told of it.
-
-    Both hear its type, neither its text, which may quote the prompt.
-    """
-    places = "".join(traceback.format_tb(fault.__traceback__))
-    _log.error("%s in a request to backend %s, at\n%s", type(fault).__name__, backend, places)
-    return InternalError(
-        f"backend {backend!r} failed with {type(fault).__name__}",
-        hint="this is a fault in the adapter; the daemon's log has the traceback",
-    )

@@ -24,9 +24,10 @@ from vestal.values import Usage
 from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
 from vestald.backends.unit import Unit
+from vestald.routing.blame import internal_error
 from vestald.routing.breaker import counts
 from vestald.routing.shares import Share, Taker, divide
-from vestald.serving.answer import Terminal, internal_error
+from vestald.serving.answer import Terminal
 from vestald.serving.job import Job
 from vestald.serving.session import Session
 from vestald.serving.work import CHARS_PER_TOKEN, Services, Work

@@ -11,8 +11,8 @@ from vestal.backend import CountRequest
 from vestal.codec import error_frame
 from vestal.errors import Unsupported, WireError
 from vestal.values import Capabilities
+from vestald.routing.blame import internal_error
 from vestald.routing.route import Ask
-from vestald.serving.answer import internal_error
 from vestald.serving.embedding import Embedding
 from vestald.serving.job import Ended, Job, Jobs
 from vestald.serving.session import Host, Session

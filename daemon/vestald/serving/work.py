@@ -30,10 +30,11 @@ from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
 from vestald.backends.unit import Unit
 from vestald.metrics.meter import Meter
+from vestald.routing.blame import internal_error
 from vestald.routing.board import Board
 from vestald.routing.breaker import counts
 from vestald.routing.route import Ask
-from vestald.serving.answer import Answer, Terminal, internal_error
+from vestald.serving.answer import Answer, Terminal
 from vestald.serving.job import Job
 from vestald.serving.session import Session
 

@@ -12,8 +12,8 @@ from vestal.backend import Backend, BackendOptions
 from vestal.errors import ModelError, VestalError
 from vestal.models import Store
 from vestal_adapters.echo import EchoBackend
-from vestald.backends import adapters as found_adapters
-from vestald.backends.adapters import ADAPTER_GROUP
+from vestald import adapters as found_adapters
+from vestald.adapters import ADAPTER_GROUP
 from vestald.backends.registry import build_backends, configured_or_default
 from vestald.config import BackendTable, Config
 from vestald.failures import BadConfiguration

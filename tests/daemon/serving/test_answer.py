@@ -14,7 +14,8 @@ from vestal.errors import BackendRefused, InternalError
 from vestal.negotiation import Offer
 from vestal.values import Capabilities, Message, MessageV2, Notice, TextBlock, ThinkingBlock, ToolUseBlock, Usage
 from vestald.entrance.peer import Peer
-from vestald.serving.answer import Answer, Collected, Terminal, internal_error
+from vestald.routing.blame import internal_error
+from vestald.serving.answer import Answer, Collected, Terminal
 from vestald.serving.job import Ended, Job
 from vestald.serving.session import Session
 

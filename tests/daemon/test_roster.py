@@ -17,10 +17,10 @@ from vestal import messages as m
 from vestal.backend import TextEvent
 from vestal.errors import InvalidRequest, VestalError
 from vestal.values import Capabilities
-from vestald.backends.roster import place_among
 from vestald.backends.unit import Unit
 from vestald.config import Sources
 from vestald.house import House
+from vestald.roster import place_among
 
 
 @pytest.mark.parametrize(
