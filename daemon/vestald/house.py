@@ -195,7 +195,12 @@ class House:
         return self.machine.state
 
     def explain_route(self, message: m.ExplainRoute) -> m.RouteReport:
-        return self.routes.explain(message.id, ask_of(message))
+        closed: WireError | None = None
+        try:
+            self.refuse_new_work()
+        except ShuttingDown as error:
+            closed = error
+        return self.routes.explain(message.id, ask_of(message), closed)
 
     async def status(self, id: int) -> m.StatusReport:
         return await status_report(self, id)

@@ -75,9 +75,9 @@ class Dispatcher:
         self.scheduler.adjust(queue_depth=queue_depth, per_caller=per_caller, unavailable_timeout=unavailable_timeout)
         self._advance()
 
-    def open_lane(self, name: str, slots: int) -> None:
-        """The backend serves (again), with that many slots."""
-        self.scheduler.open_lane(name, slots)
+    def open_lane(self, name: str, slots: int, one_since: float | None = None) -> None:
+        """The backend serves (again), with that many slots; of what starts after `one_since`, one at a time."""
+        self.scheduler.open_lane(name, slots, one_since)
         self._advance()
 
     def shut_lane(self, name: str) -> None:

@@ -36,6 +36,7 @@ class Lane:
         self.name = name
         self.slots = slots
         self.open = True
+        self.one_since: float | None = None  # of all that start after this moment one may run, to see whether it can
         self.given_up = ""  # why it will not open again by itself
         self.away_since: float | None = None
         self.away_until: float | None = None  # when those who wait for it are told to go
@@ -50,7 +51,12 @@ class Lane:
 
     @property
     def has_room(self) -> bool:
-        return self.open and len(self.running) < self.slots
+        return self.open and len(self.running) < self.slots and not self.trying
+
+    @property
+    def trying(self) -> bool:
+        """Whether the one that may run, runs."""
+        return self.one_since is not None and any(ticket.started >= self.one_since for ticket in self.running)
 
     def reweigh(self) -> None:
         """`weight_of` answers differently from now on."""

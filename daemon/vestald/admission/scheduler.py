@@ -68,12 +68,12 @@ class Scheduler:
 
     # --- lanes ------------------------------------------------------------------------------------------------
 
-    def open_lane(self, name: str, slots: int) -> None:
-        """The backend serves (again), with that many slots."""
+    def open_lane(self, name: str, slots: int, one_since: float | None = None) -> None:
+        """The backend serves (again), with that many slots; of what starts after `one_since`, one at a time."""
         lane = self.lanes.get(name)
         if lane is None:
             lane = self.lanes[name] = Lane(name, slots, self._weight_of)
-        lane.slots, lane.open, lane.given_up = slots, True, ""
+        lane.slots, lane.open, lane.given_up, lane.one_since = slots, True, "", one_since
         lane.away_since = lane.away_until = None
 
     def shut_lane(self, name: str, now: float) -> None:

@@ -50,6 +50,12 @@ class Unit:
         return self.declared.keys.aliases
 
     @property
+    def declared_model(self) -> str:
+        """What its table calls its model: all that is known of it before it has served."""
+        model = self.declared.table.options.get("model")
+        return model if isinstance(model, str) else ""
+
+    @property
     def required(self) -> bool:
         return self.declared.keys.required
 

@@ -1,8 +1,8 @@
 """How every backend stands: its state, its breaker, and what the two make of its lanes.
 
 The board owns the breakers, one for each engine that has served: one that was started anew begins without a past. A
-lane is open while its backend is ready and the breaker closed; shut while either says so; half open, it has one slot,
-so that the one request that may try is whoever is next, and the others wait behind it.
+lane is open while its backend is ready and the breaker closed; shut while either says so; half open, it lets one start
+at a time, so that the one request that may try is whoever is next, and the others wait behind it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vestald.events import EventHub
 from vestald.routing.blame import internal_error
 from vestald.routing.breaker import Breaker, BreakerRules, counts
 from vestald.routing.explain import explained
-from vestald.routing.route import Ask, Prospect, Standing, ranked
+from vestald.routing.route import Ask, Prospect, Standing, named_by, ranked
 
 __all__ = ["Board"]
 
@@ -63,7 +63,7 @@ class Board:
         self._house = house
         self._units = units
         self._now = time.monotonic
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[Unit, _Entry] = {}
         self._adopt(config)
 
     def _adopt(self, config: RouterConfig) -> None:
@@ -74,42 +74,57 @@ class Board:
     def adjust(self, config: RouterConfig) -> None:
         """Other rules from now on; a breaker that is open stays so, for as long as the new rules say."""
         self._adopt(config)
-        for unit in self._units():
-            if (entry := self._entries.get(unit.name)) is not None:
-                entry.breaker.rules = self._rules
-                self._arrange(unit)
+        for unit, entry in self._entries.items():
+            entry.breaker.adjust(self._rules, self._now())
+            self._arrange(unit)
 
     # --- for requests -----------------------------------------------------------------------------------------
 
-    def choose(self, ask: Ask, *, but: Unit | None = None) -> Unit:
-        """The backend that takes the request; `but` only if there is no other. Raises the `WireError` for a client."""
-        units = {unit.name: unit for unit in self._units()}
-        best = [units[prospect.name] for prospect in ranked(ask, self._prospects(ask), self.policy)]
-        return next((unit for unit in best if unit is not but), best[0])
+    def choose(self, ask: Ask) -> Unit:
+        """The backend that takes the request. Raises the `WireError` for a client."""
+        return self._ranked(ask)[0][1]
+
+    def another(self, ask: Ask, *, but: Unit) -> Unit | None:
+        """Who could take it at once instead; `but` itself if it serves and there is no other."""
+        try:
+            serving = [unit for prospect, unit in self._ranked(ask) if prospect.standing is Standing.SERVING]
+        except WireError:
+            return None
+        return next((unit for unit in serving if unit is not but), but if but in serving else None)
 
     def embedders(self, model: str | None) -> list[Unit]:
         """The backend that embeds, and after it those that can share its work now: same model, same dimensions."""
-        units = {unit.name: unit for unit in self._units()}
-        ask = Ask(embed=True, model=model)
-        first, *others = ranked(ask, self._prospects(ask), self.policy)
-        return [units[first.name], *(units[other.name] for other in others if _alike(first, other))]
+        (first, unit), *others = self._ranked(Ask(embed=True, model=model))
+        return [unit, *(other for prospect, other in others if _alike(first, prospect))]
+
+    def fits(self, unit: Unit, ask: Ask) -> bool:
+        """Whether a backend is still one that the request means, and that can do it; both may change while it waits."""
+        meant, can = named_by(ask.model, self._prospects(ask)), unit.capabilities
+        return unit.served and unit.name in [p.name for p in meant] and ask.can(can) and ask.lacking(can) is None
+
+    def serving(self, unit: Unit, ask: Ask) -> bool:
+        """Whether it could begin with a request of that kind now."""
+        return self._prospect(unit, self._lane(unit, ask)).standing is Standing.SERVING
 
     @contextmanager
     def trial(self, unit: Unit) -> Iterator[None]:
-        """What a backend does with one request counts for it or against it; whatever it raises is a `WireError`."""
-        began = self._now()
+        """What a backend does with one request counts for it or against it; whatever it raises is a `WireError`.
+
+        It counts for the engine that had it, whoever serves in its place by then.
+        """
+        entry, began = self._entry(unit), self._now()
         try:
             yield
         except WireError as error:
             if counts(error):
-                self._failed(unit, began, error)
+                self._failed(unit, entry, began, error)
             raise
         except Exception as fault:
             failure = internal_error(unit.name, fault)
-            self._failed(unit, began, failure)
+            self._failed(unit, entry, began, failure)
             raise failure from None
         else:
-            self._succeeded(unit, began)
+            self._succeeded(unit, entry, began)
 
     # --- for operators ----------------------------------------------------------------------------------------
 
@@ -120,9 +135,10 @@ class Board:
         cold = round(1000 * breaker.cold_left(now)) if state == "open" else None
         return m.BreakerStatus(state=state, failures=breaker.failures(now), cold_ms=cold, last=breaker.last)
 
-    def explain(self, id: int, ask: Ask) -> m.RouteReport:
-        """Where a request would go now, and why."""
+    def explain(self, id: int, ask: Ask, closed: WireError | None = None) -> m.RouteReport:
+        """Where a request would go now, and why; `closed` is what the daemon tells whoever comes, if it takes none."""
         verdicts, refusal = explained(ask, self._prospects(ask), self.policy)
+        refusal = closed or refusal
         lanes = self._dispatcher(ask).scheduler.lanes
         return m.RouteReport(
             id=id,
@@ -130,7 +146,7 @@ class Board:
             candidates=[
                 m.RouteCandidate(
                     backend=prospect.name,
-                    model=prospect.capabilities.model,
+                    model=prospect.model,
                     verdict=verdict,
                     reason=reason,
                     running=len(lanes[prospect.name].running) if prospect.name in lanes else 0,
@@ -139,7 +155,7 @@ class Board:
                 )
                 for prospect, verdict, reason in verdicts
             ],
-            chosen=next((p.name for p, verdict, _ in verdicts if verdict == "chosen"), None),
+            chosen=next((p.name for p, verdict, _ in verdicts if verdict == "chosen" and refusal is None), None),
             refusal=None if refusal is None else error_frame(refusal, None),
         )
 
@@ -165,7 +181,7 @@ class Board:
 
     def forget(self, unit: Unit) -> None:
         """It is no backend of this daemon's any more."""
-        entry = self._entries.pop(unit.name, None)
+        entry = self._entries.pop(unit, None)
         if entry is not None and entry.timer is not None:
             entry.timer.cancel()
 
@@ -179,20 +195,27 @@ class Board:
         return self._house.embedding if ask.embed else self._house.generating
 
     def _entry(self, unit: Unit) -> _Entry:
-        entry = self._entries.get(unit.name)
+        entry = self._entries.get(unit)
         if entry is None or entry.life != unit.life:
             self.forget(unit)
-            entry = self._entries[unit.name] = _Entry(unit.life, self._rules)
+            entry = self._entries[unit] = _Entry(unit.life, self._rules)
         return entry
 
+    def _ranked(self, ask: Ask) -> list[tuple[Prospect, Unit]]:
+        units = {unit.name: unit for unit in self._units()}
+        return [(prospect, units[prospect.name]) for prospect in ranked(ask, self._prospects(ask), self.policy)]
+
     def _prospects(self, ask: Ask) -> list[Prospect]:
-        lanes = self._dispatcher(ask).scheduler.lanes
-        return [self._prospect(unit, lanes.get(unit.name)) for unit in self._units()]
+        return [self._prospect(unit, self._lane(unit, ask)) for unit in self._units()]
+
+    def _lane(self, unit: Unit, ask: Ask) -> Lane | None:
+        return self._dispatcher(ask).scheduler.lanes.get(unit.name)
 
     def _prospect(self, unit: Unit, lane: Lane | None) -> Prospect:
         standing, why, retry_after = self._standing(unit, lane)
         busy = (len(lane.running) + lane.waiting) / lane.slots if lane is not None else 0.0
-        return Prospect(unit.name, unit.capabilities, unit.aliases, standing, busy, why, retry_after)
+        model = unit.capabilities.model if unit.served else unit.declared_model
+        return Prospect(unit.name, unit.capabilities, model, unit.aliases, standing, busy, why, retry_after)
 
     def _standing(self, unit: Unit, lane: Lane | None) -> tuple[Standing, str, float | None]:
         if not unit.served:
@@ -200,6 +223,8 @@ class Board:
             return Standing.LOADING, f"is not loaded: {unit.detail}" if failed else f"is {unit.progress}", None
         if unit.draining:
             return Standing.DRAINING, "is being drained", None
+        if unit.retrying:
+            return Standing.COLD, f"is not serving, and is started again: {unit.plight}", None
         if unit.state == "failed" or unit.given_up:
             return Standing.LOST, f"is not serving: {unit.detail}", None
         breaker, now = self._entry(unit).breaker, self._now()
@@ -209,17 +234,17 @@ class Board:
             return Standing.COLD, f"is left alone for {left:.0f} s after failures, last: {breaker.last}", left
         if unit.state != "ready":
             return Standing.AWAY, f"is {unit.progress}", None
-        if state == "half_open" and lane is not None and (lane.running or lane.waiting):
-            return Standing.AWAY, "has one request that shows whether it can serve again", None
+        if state == "half_open" and lane is not None and (lane.waiting or not lane.has_room):
+            return Standing.AWAY, "has failed, and lets one request at a time show whether it serves again", None
         return Standing.SERVING, "is ready", None
 
-    def _succeeded(self, unit: Unit, began: float) -> None:
-        if self._entry(unit).breaker.succeeded(began):
+    def _succeeded(self, unit: Unit, entry: _Entry, began: float) -> None:
+        if entry.breaker.succeeded(began):
             self._house.events.emit("breaker_closed", backend=unit.name)
             self._arrange(unit)
 
-    def _failed(self, unit: Unit, began: float, error: WireError) -> None:
-        entry, now = self._entry(unit), self._now()
+    def _failed(self, unit: Unit, entry: _Entry, began: float, error: WireError) -> None:
+        now = self._now()
         before = entry.breaker.state(now)
         entry.breaker.failed(began, now, error.code)
         if before != "open" and entry.breaker.state(now) == "open":
@@ -247,11 +272,10 @@ class Board:
             loop = asyncio.get_running_loop()
             entry.timer = loop.call_later(entry.breaker.cold_left(now), self._arrange, unit)
             return
-        slots = 1 if state == "half_open" else unit.capabilities.slots
-        can = unit.capabilities
+        can, one_since = unit.capabilities, entry.breaker.one_since
         for dispatcher, able in ((self._house.generating, can.generate), (self._house.embedding, can.embed)):
             if able:
-                dispatcher.open_lane(unit.name, slots)
+                dispatcher.open_lane(unit.name, can.slots, one_since)
             else:  # restarted as another, it may have been able before: what waits for that waits in vain
                 dispatcher.fail_lane(unit.name, "it was restarted, and does not do that any more")
 

@@ -42,27 +42,34 @@ class Breaker:
     """One backend's. Times are seconds on the caller's clock; `began` is when a request was handed over."""
 
     def __init__(self, rules: BreakerRules) -> None:
-        self.rules = rules
+        self._rules = rules
         self.last = ""  # what the last failure was
         self._failed: deque[tuple[float, int]] = deque()  # when, and how many requests had been served by then
         self._served = 0
         self._counted = float("-inf")
         self._opened: float | None = None
+        self.one_since: float | None = None  # when the cold is over, or was: from then on one request may try
+
+    def adjust(self, rules: BreakerRules, now: float) -> None:
+        """Other rules: how long the cold lasts too, unless it is over."""
+        self._rules = rules
+        if self._opened is not None and self.state(now) == "open":
+            self.one_since = self._opened + rules.cold
 
     def state(self, now: float) -> BreakerState:
-        if self._opened is None:
+        if self.one_since is None:
             return "closed"
-        return "open" if now < self._opened + self.rules.cold else "half_open"
+        return "open" if now < self.one_since else "half_open"
 
     def failures(self, now: float) -> int:
         """How many still count."""
-        while self._failed and self._failed[0][0] <= now - self.rules.window:
+        while self._failed and self._failed[0][0] <= now - self._rules.window:
             self._failed.popleft()
         return len(self._failed)
 
     def cold_left(self, now: float) -> float:
         """Seconds until one request may try; 0 unless it is open."""
-        return 0.0 if self._opened is None else max(0.0, self._opened + self.rules.cold - now)
+        return 0.0 if self.one_since is None else max(0.0, self.one_since - now)
 
     def failed(self, began: float, now: float, what: str) -> None:
         """A request failed, and the backend is why."""
@@ -73,15 +80,15 @@ class Breaker:
         self._failed.append((now, self._served))
         failures = self.failures(now)
         served = self._served - self._failed[0][1]
-        if probing or failures >= max(self.rules.failures, served):
-            self._opened = now
+        if probing or failures >= max(self._rules.failures, served):
+            self._opened, self.one_since = now, now + self._rules.cold
 
     def succeeded(self, began: float) -> bool:
         """A request came to its end; whether that closed it. One that had begun before the cold was over does not."""
         self._served += 1
-        if self._opened is None or began < self._opened + self.rules.cold:
+        if self.one_since is None or began < self.one_since:
             return False
-        self._opened = None
+        self._opened = self.one_since = None
         self._failed.clear()
         return True
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vestal.errors import WireError
 from vestal.values import RoutePolicy, RouteVerdict
-from vestald.routing.route import Ask, Prospect, Standing, ranked
+from vestald.routing.route import Ask, Prospect, Standing, named_by, ranked
 
 __all__ = ["explained"]
 
@@ -35,12 +35,15 @@ def explained(
         best = ranked(ask, prospects, policy)
     except WireError as error:
         refusal = error
-    rest = [prospect for prospect in prospects if prospect not in best]
-    return [(p, *_verdict(ask, p, best, policy)) for p in (*best, *rest)], refusal
+    meant = named_by(ask.model, prospects)
+    rest = sorted((p for p in prospects if p not in best), key=lambda p: (p not in meant, p.standing))
+    return [(p, *_verdict(ask, p, meant, best, policy)) for p in (*best, *rest)], refusal
 
 
-def _verdict(ask: Ask, prospect: Prospect, best: Sequence[Prospect], policy: RoutePolicy) -> tuple[RouteVerdict, str]:
-    if ask.model is not None and ask.model not in prospect.names:
+def _verdict(
+    ask: Ask, prospect: Prospect, meant: Sequence[Prospect], best: Sequence[Prospect], policy: RoutePolicy
+) -> tuple[RouteVerdict, str]:
+    if prospect not in meant:
         return "other_model", f"it is called {' or '.join(dict.fromkeys(prospect.names))}"
     if prospect.standing is Standing.LOADING:
         return "loading", f"it {prospect.why}"

@@ -15,7 +15,7 @@ from msgspec import Struct
 from vestal.errors import BackendUnavailable, ModelNotFound, Unsupported, WireError
 from vestal.values import Capabilities, RoutePolicy
 
-__all__ = ["Ask", "Prospect", "Standing", "ranked"]
+__all__ = ["Ask", "Prospect", "Standing", "named_by", "ranked"]
 
 
 class Standing(IntEnum):
@@ -36,10 +36,14 @@ _HINTS = {
 
 
 class Prospect(Struct, frozen=True):
-    """What the router sees of a backend. `busy` is what it runs and has waiting, by slot; `why` is why it stands so."""
+    """What the router sees of a backend. `busy` is what it runs and has waiting, by slot; `why` is why it stands so.
+
+    `model` is what it serves, and of one that has not served yet what it is declared to.
+    """
 
     name: str
     capabilities: Capabilities
+    model: str
     aliases: Sequence[str] = ()
     standing: Standing = Standing.SERVING
     busy: float = 0.0
@@ -49,8 +53,7 @@ class Prospect(Struct, frozen=True):
     @property
     def names(self) -> tuple[str, ...]:
         """Every name by which a request may mean it."""
-        model = self.capabilities.model if self.standing is not Standing.LOADING else ""
-        return tuple(name for name in (self.name, model, *self.aliases) if name)
+        return tuple(name for name in (self.name, self.model, *self.aliases) if name)
 
 
 class Ask(Struct, frozen=True):
@@ -84,17 +87,24 @@ class Ask(Struct, frozen=True):
 
 def ranked(ask: Ask, prospects: Sequence[Prospect], policy: RoutePolicy) -> list[Prospect]:
     """Those that may take the request, the best first, never none. Raises the `WireError` that says why nobody may."""
+    meant = named_by(ask.model, prospects)
     known = [p for p in prospects if p.standing is not Standing.LOADING]
-    named = [p for p in known if ask.model is None or ask.model in p.names]
+    named = [p for p in meant if p.standing is not Standing.LOADING]
     able = [p for p in named if ask.can(p.capabilities)]
     lacks = [ask.lacking(p.capabilities) for p in able]
     fit = [p for p, lack in zip(able, lacks, strict=True) if lack is None]
     if not fit:
-        raise _nobody(ask, prospects, known, named, [lack for lack in lacks if lack is not None])
+        raise _nobody(ask, meant, known, named, [lack for lack in lacks if lack is not None])
     fit.sort(key=_order(policy))
     if fit[0].standing > Standing.AWAY:
         raise _not_now(fit)
-    return fit
+    return [p for p in fit if p.standing <= Standing.AWAY]
+
+
+def named_by(model: str | None, prospects: Sequence[Prospect]) -> list[Prospect]:
+    """Those that a request means: a backend of that very name alone, else all that it is a name of."""
+    own = [p for p in prospects if p.name == model]
+    return own or [p for p in prospects if model is None or model in p.names]
 
 
 def _order(policy: RoutePolicy) -> Callable[[Prospect], tuple[float, ...]]:
@@ -108,12 +118,12 @@ def _order(policy: RoutePolicy) -> Callable[[Prospect], tuple[float, ...]]:
 
 def _nobody(
     ask: Ask,
-    prospects: Sequence[Prospect],
+    meant: Sequence[Prospect],
     known: Sequence[Prospect],
     named: Sequence[Prospect],
     lacks: Sequence[Unsupported],
 ) -> WireError:
-    loading = [p for p in prospects if p not in known and (ask.model is None or ask.model in p.names)]
+    loading = [p for p in meant if p.standing is Standing.LOADING]
     if lacks and not loading:
         return lacks[0]
     if loading:

@@ -22,7 +22,7 @@ from vestal.backend import (
     TextEvent,
     check_supported,
 )
-from vestal.errors import BackendCrashed, DeadlineExceeded, InternalError, SlowConsumer, WireError
+from vestal.errors import BackendCrashed, BackendUnavailable, DeadlineExceeded, InternalError, SlowConsumer, WireError
 from vestal.values import GenerateOptions, Usage
 from vestald.admission.deadlines import Deadlines
 from vestald.admission.dispatcher import Dispatcher
@@ -134,6 +134,10 @@ class Work(ABC):
         return ticket
 
 
+class _Changed(Exception):  # no error: the request goes on
+    """While a request waited for it, a backend became one that the request does not mean, or that cannot do it."""
+
+
 class Generation(Work):
     """One `generate`."""
 
@@ -142,6 +146,8 @@ class Generation(Work):
         self.message = message
         self.terminal: Answer = Answer(session, job, services.ended, stream=message.stream)
         self._handed_over = False
+        self._retried = 0
+        self._waited_for: set[Unit] = set()  # and not served
         self.asked_ms = message.timeout_ms
 
     async def _serve(self, whole: float | None) -> None:
@@ -153,42 +159,56 @@ class Generation(Work):
             check=partial(check_supported, request),
         )
         unit = self.services.routes.choose(ask)
-        try:
-            await self._attempt(unit, request, whole)
-        except WireError as error:
-            if (other := self._another(unit, error, ask)) is None:
-                raise
-            self.terminal.retried(unit.name, error, other.name)
-            await self._attempt(other, request, whole)
+        while True:
+            try:
+                await self._attempt(unit, ask, request, whole)
+                return
+            except _Changed:
+                unit = self.services.routes.choose(ask)
+            except WireError as error:
+                if (other := self._another(unit, error, ask)) is None:
+                    raise
+                unit = other
 
     def _another(self, unit: Unit, error: WireError, ask: Ask) -> Unit | None:
-        """Who is asked next, if the operator wants that: a backend failed, and nothing of an answer has come.
+        """Who is asked after `unit`, which gave up those who waited for it, or failed before any output came.
 
-        One that crashed on the request does not get it again.
+        The first is no retry: nobody had the request. The second is one, so it is the operator's to allow, and told;
+        a backend that crashed on the request does not get it again.
         """
-        if not (self.services.routes.retries and self._handed_over and counts(error) and self.terminal.empty):
+        routes = self.services.routes
+        if not self._handed_over:
+            waited_in_vain = isinstance(error, BackendUnavailable) and unit not in self._waited_for
+            self._waited_for.add(unit)
+            other = routes.another(ask, but=unit) if waited_in_vain else None
+            return other if other is not unit else None
+        if self._retried >= routes.retries or not counts(error) or not self.terminal.empty:
             return None
-        try:
-            other = self.services.routes.choose(ask, but=unit)
-        except WireError:
+        other = routes.another(ask, but=unit)
+        if other is None or (other is unit and (isinstance(error, BackendCrashed) or not error.retryable)):
             return None
-        again = error.retryable and not isinstance(error, BackendCrashed)
-        return other if again or other is not unit else None
+        self._retried += 1
+        self._handed_over = False
+        self.terminal.retried(unit.name, error, other.name)
+        return other
 
-    async def _attempt(self, unit: Unit, request: GenerateRequest | GenerateRequestV2, whole: float | None) -> None:
+    async def _attempt(
+        self, unit: Unit, ask: Ask, request: GenerateRequest | GenerateRequestV2, whole: float | None
+    ) -> None:
+        """Raises `_Changed` if it waited for what is not there any more."""
         message, session = self.message, self.session
-        self.job.backend = unit.name
-        self.terminal.model = model = unit.capabilities.model or unit.name
+        self.job.backend, self.terminal.model = unit.name, unit.capabilities.model or unit.name
         wait = self.services.deadlines.waiting(message.queue_timeout_ms)
         output = self.services.generating.pace(unit.name).expected_output(message.max_tokens)
         ticket = self._ticket(unit, _size(message) / CHARS_PER_TOKEN, output, wait, whole)
         watch = self._queued if "queue_events" in session.conn.features else None
-        backend = unit.backend
         async with self.services.generating.slot(ticket, watch):
+            if ticket.started > ticket.entered and not self.services.routes.fits(unit, ask):
+                ticket.used = 0.0
+                raise _Changed
             self.terminal.started = time.monotonic()
             self.terminal.meter = self.services.meter(unit.name)
-            if unit.backend is not backend:  # it was restarted as another while this waited
-                check_supported(request, unit.capabilities)
+            self.terminal.model = model = unit.capabilities.model or unit.name
             if watch is not None and session.alive:
                 session.send(m.Started(id=message.id, backend=unit.name, model=model))
             self._handed_over = True

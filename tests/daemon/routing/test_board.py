@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.daemon.inside import END, Caller, Inside, Scripted, daemon, declared
 from vestal import messages as m
@@ -32,9 +33,9 @@ def play(directory: Path, scene: Scene, *backends: Scripted | Declared, **option
 
 
 class Moody(Scripted):
-    """Answers with its name, or raises what `faults` holds next; `gate` holds an answer back while it is clear."""
+    """Answers with its name, or raises what `faults` holds next, or waits for it; `gate` holds all answers back."""
 
-    def __init__(self, name: str, *faults: WireError | None, **options: Any) -> None:
+    def __init__(self, name: str, *faults: WireError | asyncio.Event | None, **options: Any) -> None:
         super().__init__(self._play, name=name, **options)
         self.faults = list(faults)
         self.asked = 0
@@ -45,8 +46,10 @@ class Moody(Scripted):
         self.asked += 1
         fault = self.faults.pop(0) if self.faults else None
         await self.gate.wait()
-        if fault is not None:
+        if isinstance(fault, WireError):
             raise fault
+        if fault is not None:
+            await fault.wait()
         yield TextEvent(self.name)
         yield END
 
@@ -244,6 +247,49 @@ def test_an_engine_that_was_started_anew_begins_without_a_past(short_dir: Path) 
     play(short_dir, scene, a)
 
 
+def test_an_answer_that_began_before_the_failures_does_not_keep_the_one_request_from_trying(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        long, trying = asyncio.Event(), asyncio.Event()
+        a.faults = [long, crash(), crash(), crash(), trying]
+        caller = await inside.call()
+        caller.ask(1)
+        await caller.ping()
+        for id in (2, 3, 4):
+            assert await told(caller, id) == "backend_crashed"
+        await asyncio.sleep((status(inside, "a").cold_ms or 0) / 1000 + 0.01)
+        caller.ask(5)
+        caller.ask(6)
+        await caller.ping()
+        assert (a.running, inside.app.house.generating.scheduler.waiting) == (2, 1)
+        report = inside.app.house.explain_route(m.ExplainRoute(id=1))
+        assert "lets one request at a time" in report.candidates[0].reason
+        trying.set()
+        assert [(await caller.done(id)).backend for id in (5, 6)] == ["a", "a"]
+        assert status(inside, "a").state == "closed"
+        long.set()
+        await caller.done(1)
+
+    a = Moody("a", slots=4)
+    play(short_dir, scene, a, router=RouterConfig(breaker_cold=Duration(0.1)))
+
+
+def test_what_an_old_engine_does_is_not_held_against_the_new_one(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call()
+        a.gate.clear()
+        a.faults = [crash()]
+        caller.ask(1)
+        await caller.ping()
+        a.report(Unavailable("its worker died"))
+        a.report(Ready(renewed=True))
+        a.gate.set()
+        await caller.error(1)
+        assert status(inside, "a") == m.BreakerStatus()
+
+    a = Moody("a", slots=2)
+    play(short_dir, scene, a)
+
+
 def test_other_rules_hold_at_once(short_dir: Path) -> None:
     a = Moody("a", crash(), crash(), crash())
 
@@ -392,6 +438,78 @@ def test_a_retry_waits_in_the_other_queue_and_a_cancel_finds_it_there(short_dir:
     play(short_dir, scene, a, b, router=RETRY)
 
 
+@pytest.mark.parametrize("how", ["drained", "cold", "away"])
+def test_a_retry_goes_only_where_it_can_begin_at_once(short_dir: Path, how: str) -> None:
+    a, b = Moody("a", BackendCrashed("no")), Moody("b", crash(), crash(), crash())
+
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call()
+        inside.app.house.routes.retries = 0
+        if how == "drained":
+            inside.app.house.supervisor.units[1].draining = True
+        elif how == "away":
+            b.report(Unavailable("gone for a moment"))
+        else:
+            for id in (1, 2, 3):
+                assert await told(caller, id, model="b") == "backend_crashed"
+        inside.app.house.routes.retries = 1
+        before = b.asked
+        assert await told(caller, 9, model="x") == "backend_crashed"
+        assert b.asked == before
+
+    play(short_dir, scene, declared(a, aliases=["x"]), declared(b, aliases=["x"]))
+
+
+# --- what changes while a request waits -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_request_is_not_served_by_a_model_that_it_does_not_name(short_dir: Path, other: bool) -> None:
+    """It waits for `a`, which comes to serve another model meanwhile; so `b` has it, if that serves the one."""
+    a, b = Moody("a", model="small"), Moody("b", model="small" if other else "tiny")
+
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call()
+        a.gate.clear()
+        caller.ask(1, model="small")
+        caller.ask(2, model="small")
+        await caller.ping()
+        a.capabilities = structs.replace(a.capabilities, model="other")
+        a.gate.set()
+        assert (await caller.done(1)).model == "small", "it had begun"
+        end = await caller.end(2)
+        if other:
+            assert isinstance(end, m.Done)
+            assert (end.backend, end.model, end.notices) == ("b", "small", [])
+        else:
+            assert isinstance(end, m.Error)
+            assert end.code == "model_not_found"
+        assert a.asked == 1
+        assert inside.app.house.generating.scheduler.running == 0
+
+    play(short_dir, scene, a, b)
+
+
+def test_who_waits_for_a_backend_that_is_given_up_goes_to_another_of_that_name(short_dir: Path) -> None:
+    a, b = Moody("a"), Moody("b")
+
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call()
+        a.gate.clear()
+        caller.ask(1, model="x")
+        caller.ask(2, model="x")
+        caller.ask(3, model="a")
+        await caller.ping()
+        a.report(Unavailable("it dies at every start", recovering=False))
+        done = await caller.done(2)
+        assert (done.backend, done.notices) == ("b", [])
+        assert (await caller.error(3)).code == "backend_unavailable"
+        a.gate.set()
+        await caller.done(1)
+
+    play(short_dir, scene, declared(a, aliases=["x"]), declared(b, aliases=["x"]))
+
+
 # --- what operators see ---------------------------------------------------------------------------------------
 
 
@@ -419,5 +537,9 @@ def test_explain_says_what_a_request_then_finds(short_dir: Path) -> None:
         assert [(c.backend, c.verdict) for c in report.candidates] == [("b", "chosen"), ("a", "cold")]
         assert "last: backend_crashed" in report.candidates[1].reason
         assert explain(m.ExplainRoute(id=1, socket="embed")).refusal is not None
+        inside.app.house.drain()
+        report = explain(m.ExplainRoute(id=1))
+        assert report.refusal is not None
+        assert (report.chosen, report.refusal.code) == (None, "shutting_down")
 
     play(short_dir, scene, a, b)

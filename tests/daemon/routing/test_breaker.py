@@ -76,8 +76,15 @@ def test_what_was_served_before_the_first_failure_says_nothing_of_it() -> None:
 
 def test_other_rules_hold_for_one_that_is_open_too() -> None:
     breaker = after(0.0, 1.0, 2.0)
-    breaker.rules = BreakerRules(failures=3, window=60.0, cold=5.0)
+    breaker.adjust(BreakerRules(failures=3, window=60.0, cold=5.0), 3.0)
     assert (breaker.state(6.9), breaker.state(7.0)) == ("open", "half_open")
+
+
+def test_a_longer_cold_does_not_take_back_the_request_that_tries() -> None:
+    breaker = after(0.0, 1.0, 2.0)
+    breaker.adjust(BreakerRules(failures=3, window=60.0, cold=500.0), 40.0)
+    assert breaker.state(40.0) == "half_open"
+    assert breaker.succeeded(39.0)
 
 
 @pytest.mark.parametrize("code", sorted(ERROR_CLASSES))

@@ -17,7 +17,8 @@ POLICIES: tuple[RoutePolicy, ...] = ("priority", "least_busy", "local_first")
 
 def one(name: str, model: str = "", *, aliases: tuple[str, ...] = (), busy: float = 0.0,
         standing: Standing = Standing.SERVING, retry_after: float | None = None, **can: Any) -> Prospect:  # fmt: skip
-    return Prospect(name, Capabilities(model=model, **can), aliases, standing, busy, f"is {standing.name}", retry_after)
+    capabilities = Capabilities(model="" if standing is Standing.LOADING else model, **can)
+    return Prospect(name, capabilities, model, aliases, standing, busy, f"is {standing.name}", retry_after)
 
 
 V1 = one("old", "small")
@@ -100,14 +101,28 @@ def test_the_soonest_of_the_cold_ones_says_when_to_come_back() -> None:
     assert refused.value.retry_after_ms == 4500
 
 
-def test_what_a_backend_that_loads_will_serve_is_not_known() -> None:
+def test_a_backend_that_loads_is_known_by_what_its_table_says_and_what_it_can_do_is_not() -> None:
     loading = one("a", "large", standing=Standing.LOADING, aliases=("x",))
-    for model in ("a", "x", None):
+    for model in ("a", "x", "large", None):
         with pytest.raises(BackendUnavailable):
             ranked(Ask(model=model), [loading], "priority")
     with pytest.raises(ModelNotFound):
-        ranked(Ask(model="large"), [loading], "priority")
+        ranked(Ask(model="small"), [loading], "priority")
     assert chosen(Ask(), [loading, V1]) == "old"
+
+
+def test_a_backends_own_name_means_that_one_alone() -> None:
+    prospects = [one("v", "echo"), one("echo", "echo"), one("w", aliases=("echo",))]
+    for policy in POLICIES:
+        assert [p.name for p in ranked(Ask(model="echo"), prospects, policy)] == ["echo"]
+    gone = [one("v", "echo"), one("echo", "echo", standing=Standing.LOST)]
+    with pytest.raises(BackendUnavailable, match="'echo' is LOST"):
+        ranked(Ask(model="echo"), gone, "priority")
+
+
+def test_nobody_is_sent_where_a_request_could_not_even_wait() -> None:
+    others = [one(standing.name, standing=standing) for standing in Standing]
+    assert [p.name for p in ranked(Ask(), others, "priority")] == ["SERVING", "AWAY"]
 
 
 def test_a_model_that_nobody_has_is_named_with_those_that_could_be_asked() -> None:
@@ -163,17 +178,14 @@ def test_whoever_is_chosen_is_meant_can_do_it_and_stands_best(policy: RoutePolic
         ]
         for model, version in product((None, "b0", "m"), (1, 2)):
             ask = Ask(version=version, model=model)
-            able = [
-                p
-                for p in prospects
-                if p.standing is not Standing.LOADING and ask.can(p.capabilities) and model in (None, *p.names)
-            ]
+            meant = [p for p in prospects if p.name == model] or [p for p in prospects if model in (None, *p.names)]
+            able = [p for p in meant if p.standing is not Standing.LOADING and ask.can(p.capabilities)]
             takers = [p for p in able if p.standing <= Standing.AWAY]
             verdicts, refusal = explained(ask, prospects, policy)
             assert len(verdicts) == len(prospects), "each is told of once"
             if takers:
                 best = ranked(ask, prospects, policy)
-                assert {p.name for p in best} == {p.name for p in able}
+                assert {p.name for p in best} == {p.name for p in takers}
                 assert best[0].standing == min(p.standing for p in able)
                 equals = [p for p in able if p.standing == best[0].standing]
                 assert best[0] is (equals[0] if policy == "priority" else equals[-1])
@@ -195,7 +207,7 @@ def test_every_verdict_has_its_reason() -> None:
         one("second", "m", busy=2.0),
         one("third", "m", standing=Standing.AWAY),
         one("fourth", "m", standing=Standing.COLD),
-        one("m", standing=Standing.LOADING),
+        one("fifth", "m", standing=Standing.LOADING),
     ]
     verdicts, refusal = explained(Ask(model="m"), prospects, "least_busy")
     assert refusal is None
@@ -203,8 +215,8 @@ def test_every_verdict_has_its_reason() -> None:
         ("first", "chosen", "the least busy"),
         ("second", "possible", "first goes before it: the least busy"),
         ("third", "away", "it is AWAY"),
-        ("fourth", "cold", "it is COLD"),
-        ("other", "other_model", "it is called other or z"),
         ("vectors", "incapable", "it cannot generate"),
-        ("m", "loading", "it is LOADING"),
+        ("fourth", "cold", "it is COLD"),
+        ("fifth", "loading", "it is LOADING"),
+        ("other", "other_model", "it is called other or z"),
     ]
