@@ -109,6 +109,7 @@ STATUS = m.StatusReport(
     memory_bytes=52_428_800,
     log="journal:vestald.service",
     config="/home/ann/.config/vestal/vestald.toml",
+    socket_faults={"embed": "/run/user/1000/vestal/embed.sock exists and is not a socket of uid 1000"},
 )
 TOOL = v.Tool(name="weather", description="Weather in a city", input_schema={"type": "object"})
 V2_USER = v.MessageV2(role="user", content=[v.TextBlock(text="Hi")])

@@ -78,6 +78,8 @@ def status_lines(report: m.StatusReport, width: int | None, style: Style, encodi
         cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}{_memory(report.memory_bytes)}", width),
         *(cut(f"{name:<10} {value}", width) for name, value in facts),
     ]
+    for kind, fault in sorted(report.socket_faults.items()):
+        lines.append(cut(f"{'no socket':<10} {printable(f'{kind}: {fault}')}", width))
     if report.audit is not None and (report.audit.dropped or report.audit.fault):
         lost = f"{count(report.audit.dropped, 'line')} dropped"
         trouble = f"{lost}: {report.audit.fault}" if report.audit.fault else lost

@@ -228,6 +228,7 @@ class StatusReport(Wire, frozen=True, kw_only=True, tag="status_report"):
     memory_bytes: int | None = None
     log: str = ""
     config: str = ""
+    socket_faults: dict[str, str] = {}
 
 
 class BackendsReport(Wire, frozen=True, kw_only=True, tag="backends_report"):
