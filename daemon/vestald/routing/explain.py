@@ -52,17 +52,22 @@ def _verdict(
     if (lack := ask.lacking(prospect.capabilities)) is not None:
         return "incapable", lack.message
     if best and prospect is best[0]:
-        return "chosen", _merit(prospect, best, policy)
+        return "chosen", _merit(ask, prospect, meant, best, policy)
     if prospect.standing is not Standing.SERVING:
         return _VERDICTS[prospect.standing], f"it {prospect.why}"
     return "possible", f"{best[0].name} goes before it: {_POLICIES[policy]}"
 
 
-def _merit(prospect: Prospect, best: Sequence[Prospect], policy: RoutePolicy) -> str:
-    if len(best) == 1:
-        only = "it is the only one that can"
-    elif best[1].standing is not prospect.standing:
-        only = "it is the only one that serves now"
+def _merit(
+    ask: Ask, prospect: Prospect, meant: Sequence[Prospect], best: Sequence[Prospect], policy: RoutePolicy
+) -> str:
+    others = [p for p in meant if p is not prospect and ask.can(p.capabilities) and ask.lacking(p.capabilities) is None]
+    if not others:
+        why = "it is the only one that can"
+    elif len(best) > 1 and best[1].standing is prospect.standing:
+        why = _POLICIES[policy]
     else:
-        only = _POLICIES[policy]
-    return only if prospect.standing is Standing.SERVING else f"{only}; it {prospect.why}"
+        why = (
+            "it is the only one that serves now" if prospect.standing is Standing.SERVING else "no other is coming back"
+        )
+    return why if prospect.standing is Standing.SERVING else f"{why}; it {prospect.why}"
