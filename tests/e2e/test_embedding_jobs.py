@@ -74,6 +74,44 @@ def test_a_worker_that_is_killed_with_its_part_costs_no_more_than_a_notice(start
         assert not peer.untaken
 
 
+def test_a_worker_that_hangs_and_is_removed_costs_no_more_than_a_notice(start: Start) -> None:
+    daemon = start(*twins())
+    alone = embedded(daemon, "left")
+    with daemon.embed() as peer, daemon.admin() as admin:
+        admin.send(m.Subscribe(id=0))
+        hold(daemon, "right")
+        peer.send(m.Embed(id=1, input=TEXTS, model="echo"))
+        peer.ping()
+        assert daemon.backend("right").running == 1
+        admin.command(m.RemoveBackend(id=1, backend="right", deadline_ms=100), m.Acknowledged)
+        frame = peer.end(1)
+        assert isinstance(frame, m.Embeddings), frame
+        assert (parts(frame), frame.data) == ([("left", 500), ("left", 500)], alone.data)
+        assert [notice.code for notice in frame.notices] == ["retried"]
+        admin.event("backend_removed", backend="right")
+        peer.ping()
+        assert not peer.untaken
+
+
+def test_a_part_that_waits_for_a_worker_which_comes_back_without_embedding_goes_to_the_other(start: Start) -> None:
+    daemon = start(*twins())
+    alone = embedded(daemon, "left")
+    with daemon.embed() as peer, daemon.admin() as admin:
+        admin.send(m.Subscribe(id=0))
+        hold(daemon, "right")
+        peer.send(m.Embed(id=1, input=TEXTS, model="right"))
+        peer.send(m.Embed(id=2, input=TEXTS, model="echo"))
+        peer.ping()
+        assert (daemon.backend("right").running, daemon.backend("right").waiting) == (1, 1)
+        left, right = twins()
+        daemon.rewrite(left, {**right, "embed": False})
+        admin.command(m.RestartBackend(id=1, backend="right", deadline_ms=100), m.Acknowledged)
+        assert peer.error(1).code == "backend_unavailable"
+        frame = peer.end(2)
+        assert isinstance(frame, m.Embeddings), frame
+        assert (parts(frame), frame.data, frame.notices) == ([("left", 500), ("left", 500)], alone.data, [])
+
+
 def test_where_both_workers_are_killed_there_is_one_error_and_then_both_are_back(start: Start) -> None:
     daemon = start(*twins(ready_delay="1s"))
     with daemon.embed() as peer, daemon.admin() as admin:

@@ -3,8 +3,9 @@
 A request of more texts than its backend computes in one go is divided, as `routing.shares` says, and put together in
 the order of its texts. Each part waits in the lane of its backend, so the request takes from each no more than its
 share. A divided request needs several backends, and must not be likelier to fail for it: a part goes once to another
-backend if its own fails, and to the one that was chosen if another refuses what that one may not. The client is told.
-Any other end of a part is the end of all.
+backend if its own fails or is stopped, and to the one that was chosen if another refuses what that one may not. The
+client is told. Any other end of a part is the end of all. What only waits goes elsewhere as often as its backend leaves
+or becomes another, without a word; if nobody is left who gives such vectors, the whole request is chosen for anew.
 """
 
 from __future__ import annotations
@@ -12,24 +13,26 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from msgspec import Struct
 
 from vestal import messages as m
 from vestal.backend import EmbedRequest, EmbedResult
-from vestal.errors import BackendCrashed, BackendUnavailable, InternalError, InvalidRequest, WireError
-from vestal.framing import MAX_FRAME_LIMIT
+from vestal.errors import BackendCrashed, BackendUnavailable, WireError
 from vestal.values import Usage
 from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
 from vestald.backends.unit import Unit
 from vestald.routing.blame import internal_error
 from vestald.routing.breaker import counts
+from vestald.routing.route import Ask
 from vestald.routing.shares import Share, Taker, divide
 from vestald.serving.answer import Terminal
-from vestald.serving.job import Job
+from vestald.serving.job import Hold, Job
 from vestald.serving.session import Session
+from vestald.serving.vectors import Kind, check, kind_of, size_of
 from vestald.serving.work import CHARS_PER_TOKEN, Services, Work
 
 __all__ = ["BATCH", "Embedding"]
@@ -38,7 +41,6 @@ BATCH = 32
 """Texts that a backend which does not say is taken to compute in one go."""
 
 _NUMBER = re.compile(r"\binput\[([0-9]+)\]")  # of a text, as errors name it
-_FRAME_MARGIN = 64 * 1024  # bytes of an `embeddings` frame that are not vectors
 
 
 class _Part(Struct, frozen=True):
@@ -46,6 +48,19 @@ class _Part(Struct, frozen=True):
 
     backend: str
     result: EmbedResult
+
+
+class _Held(Struct, eq=False):
+    """Texts that a backend has. `last`: if it fails, nobody else is asked."""
+
+    hold: Hold
+    unit: Unit
+    count: int
+    last: bool
+
+
+class _Changed(Exception):  # no error: the request goes on
+    """While texts waited for it, a backend became one that does not give the vectors that were chosen."""
 
 
 class Embedding(Work):
@@ -56,30 +71,43 @@ class Embedding(Work):
         self.message = message
         self.terminal = Terminal(session, job, services.ended)
         self.asked_ms = None
+        job.spare = self._spare
         self._units: list[Unit] = []  # that can share the work, the chosen one first
         self._divided = False
         self._failures: set[str] = set()  # the backends that failed a part
+        self._held: list[_Held] = []  # what backends compute now
+        self._ask = Ask(embed=True, model=message.model)
+        self._kind = Kind("", None)  # that was chosen
         self._dimensions: int | None = None  # of every vector; None until the first is there, if nobody says
 
     async def _serve(self, whole: float | None) -> None:
         self.services.refuse_new_work()
-        self._units = self.services.routes.embedders(self.message.model)
-        capabilities = self._units[0].capabilities
-        self.job.backend = self._units[0].name
-        self.terminal.model = capabilities.model or self.job.backend
-        self._dimensions = self.message.dimensions or capabilities.embedding_dimensions
-        size = self._check_size(self._dimensions or 0)
+        while not self.terminal.sent:
+            with suppress(_Changed):  # nobody gives any more what was chosen: choose anew
+                await self._serve_chosen(whole)
+                return
+
+    async def _serve_chosen(self, whole: float | None) -> None:
+        size = self._choose()
         async with self.session.outbox.place(size):  # vectors are many times what was asked with
             parts = await self._all(_shares(len(self.message.input), self._units), whole)
             if self.session.congested:
                 await self.session.room()
             self._answer(parts)
 
+    def _choose(self) -> int:
+        """Choose who computes the vectors, and so which; how many bytes they are, as far as that is known."""
+        self._units = self.services.routes.embedders(self.message.model)
+        self._kind = kind_of(self._units[0])
+        self.terminal.model, self.job.backend = self._kind.model, self._units[0].name
+        self._dimensions = self.message.dimensions or self._kind.dimensions
+        return size_of(len(self.message.input), self._dimensions or 0)
+
     async def _all(self, shares: Sequence[Share], whole: float | None) -> list[_Part]:
         """Compute all parts; the first that fails ends the others, and its error is the request's."""
-        if len(shares) == 1:
+        self._divided = len(shares) > 1
+        if not self._divided:
             return [await self._part(shares[0], whole)]
-        self._divided = True
         parts = [asyncio.ensure_future(self._part(share, whole)) for share in shares]
         try:  # no TaskGroup: it would keep a second cancel, which ends the wait for an engine, from its tasks
             return await asyncio.gather(*parts)
@@ -97,62 +125,95 @@ class Embedding(Work):
             raise
 
     async def _tried(self, unit: Unit, share: Share, whole: float | None) -> _Part:
-        ticket = self._place(unit, share, whole)
-        try:
-            return await self._compute(unit, share, ticket)
-        except WireError as error:
-            other = self._next(unit, share, ticket, error)
-            if other is None:
-                raise
-            self.terminal.retried(unit.name, error, other.name)
-        return await self._compute(other, share, self._place(other, share, whole))
+        """Compute one part where that can be done. Raises `_Changed` if nobody gives such vectors any more."""
+        left, retried = set[Unit](), False
+        while True:
+            ticket = self._place(unit, share, whole)
+            try:
+                return await self._compute(unit, share, ticket, last=retried)
+            except _Changed:
+                if (other := self._another(unit, share.count)) is None:
+                    raise
+            except WireError as error:
+                if ticket.started:
+                    other = None if retried else self._next(unit, share.count, error)
+                else:
+                    other = self._instead(unit, share.count, error) if unit not in left else None
+                if other is None:
+                    raise
+                if ticket.started:
+                    self.terminal.retried(unit.name, error, other.name)
+                    retried = True
+            left.add(unit)
+            unit = other
 
-    def _next(self, unit: Unit, share: Share, ticket: Ticket, error: WireError) -> Unit | None:
+    def _next(self, unit: Unit, count: int, error: WireError) -> Unit | None:
         """Who is asked after `unit`: another, if it failed; the chosen one, whose word counts, if it refused."""
-        if not self._divided and not self.services.routes.retries:
+        if not (self._divided or self.services.routes.retries):
             return None
-        if _failed(ticket, error):
-            again = ticket.started and error.retryable and not (self._divided or isinstance(error, BackendCrashed))
-            return self._another(unit, share.count) or (unit if again else None)
-        chosen = self._units[0]
-        refused = ticket.started and unit is not chosen
-        return chosen if refused and chosen.state == "ready" else None
+        if not counts(error):
+            chosen = self._units[0]
+            return chosen if unit is not chosen and self._serves(chosen) else None
+        self._failures.add(unit.name)
+        again = error.retryable and not (self._divided or isinstance(error, BackendCrashed))
+        return self._another(unit, count) or (unit if again and self._serves(unit) else None)
 
-    def _another(self, failed: Unit, count: int) -> Unit | None:
+    def _instead(self, unit: Unit, count: int, error: WireError) -> Unit | None:
+        """Who is asked in place of one that went away for good while texts waited for it. No retry: nobody had them."""
+        return self._another(unit, count) if isinstance(error, BackendUnavailable) else None
+
+    def _another(self, unit: Unit, count: int) -> Unit | None:
         """Who else can compute a part of `count` texts now; rather one that failed none, and has none in hand."""
-        self._failures.add(failed.name)
-        try:
-            serving = self.services.routes.embedders(self.message.model)
-        except WireError:
-            return None
-        able = [
-            unit
-            for unit in self._units
-            if unit in serving and unit is not failed and unit.state == "ready" and _fits(count, unit)
-        ]
+        able = [other for other in self._units if other is not unit and self._serves(other) and _fits(count, other)]
         held = self.job.backends
         return min(able, key=lambda unit: (unit.name in self._failures, unit.name in held), default=None)
+
+    def _serves(self, unit: Unit) -> bool:
+        """Whether it could begin with texts of the request now."""
+        return self._gives(unit) and self.services.routes.serving(unit, self._ask)
+
+    def _gives(self, unit: Unit) -> bool:
+        """Whether it still gives the vectors that were chosen: it may have become another, or be about to."""
+        return unit.state == "ready" and kind_of(unit) == self._kind and self.services.routes.fits(unit, self._ask)
+
+    def _spare(self, backend: str) -> bool:
+        """End only what `backend` has, if others can compute that. What is about to be asked sees for itself."""
+        held = [part for part in self._held if part.hold.backend == backend]
+        if not all(self._can_go_on(part) for part in held):
+            return False
+        for part in held:
+            part.hold.cut()
+        return True
+
+    def _can_go_on(self, part: _Held) -> bool:
+        allowed = not part.last and (self._divided or self.services.routes.retries)
+        return bool(allowed) and self._another(part.unit, part.count) is not None
 
     def _texts(self, share: Share) -> list[str]:
         return self.message.input[share.start : share.stop]
 
     def _place(self, unit: Unit, share: Share, whole: float | None) -> Ticket:
+        if not self._divided:
+            self.job.backend = unit.name
         cost = sum(map(len, self._texts(share))) / CHARS_PER_TOKEN
         return self._ticket(unit, cost, 0.0, self.services.deadlines.waiting(None), whole)
 
-    async def _compute(self, unit: Unit, share: Share, ticket: Ticket) -> _Part:
+    async def _compute(self, unit: Unit, share: Share, ticket: Ticket, *, last: bool) -> _Part:
         whole = self.message
         request = EmbedRequest(
             input=self._texts(share), dimensions=whole.dimensions, task=whole.task, normalize=whole.normalize
         )
         try:
             async with self.services.embedding.slot(ticket):
+                if not self._gives(unit):
+                    ticket.used = 0.0
+                    raise _Changed
                 began = time.monotonic()
                 if self.terminal.started is None:
                     self.terminal.started = began
-                with self.services.routes.trial(unit):
+                with self._in_hand(unit, share.count, last=last), self.services.routes.trial(unit):
                     result = await _asked(unit, request)
-                    self._check(unit, result, share.count)
+                    self._dimensions = check(unit, result, share.count, self._dimensions)
                 ticket.used = float(result.input_tokens)
                 ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
         except WireError as error:
@@ -161,21 +222,16 @@ class Embedding(Work):
             raise
         return _Part(unit.name, result)
 
-    def _check(self, unit: Unit, result: EmbedResult, count: int) -> None:
-        """Raise `InternalError` unless there is a vector for each text, all of one length."""
-        dimensions = self._dimensions or result.dimensions
-        if (result.count, result.dimensions) != (count, dimensions):
-            asked, got = f"{count} vectors of {dimensions}", f"{result.count} of {result.dimensions}"
-        elif len(result.data) != 4 * count * dimensions:
-            asked, got = f"{4 * count * dimensions} bytes", f"{len(result.data)}"
-        else:
-            self._dimensions = dimensions
-            return
-        raise InternalError(
-            f"backend {unit.name!r} was to give {asked} and gave {got}",
-            hint="this is a fault in the adapter, or its options say other dimensions than its model has",
-            details={"backend": unit.name},
-        )
+    @contextmanager
+    def _in_hand(self, unit: Unit, count: int, *, last: bool) -> Iterator[None]:
+        """The backend has the texts now: if an operator stops it, `_spare` may take them back."""
+        held = _Held(Hold(unit.name), unit, count, last)
+        self._held.append(held)
+        try:
+            with held.hold:
+                yield
+        finally:
+            self._held.remove(held)
 
     def _answer(self, parts: Sequence[_Part]) -> None:
         usage = Usage(input_tokens=sum(part.result.input_tokens for part in parts))
@@ -196,18 +252,6 @@ class Embedding(Work):
         )
         self.terminal.end(frame, "end", usage)
 
-    def _check_size(self, dimensions: int) -> int:
-        """Bytes of the vectors. Raises `InvalidRequest` if they do not fit one frame."""
-        row = 4 * dimensions
-        most = (MAX_FRAME_LIMIT - _FRAME_MARGIN) // row if row else len(self.message.input)
-        if len(self.message.input) > most:
-            raise InvalidRequest(
-                f"embed.input: {len(self.message.input)} texts of {row} bytes a vector do not fit one frame",
-                hint=f"ask for at most {most} texts a request",
-                details={"field": "input", "count": len(self.message.input), "limit": most},
-            )
-        return row * len(self.message.input)
-
 
 def _shares(count: int, units: Sequence[Unit]) -> list[Share]:
     """Who computes which texts: the first of `units` all, if it can in one go, or if all together cannot."""
@@ -225,11 +269,6 @@ def _batch(unit: Unit) -> int:
 def _fits(count: int, unit: Unit) -> bool:
     limit = unit.capabilities.max_input_texts
     return limit is None or count <= limit
-
-
-def _failed(ticket: Ticket, error: WireError) -> bool:
-    """Whether the backend failed: while it had the texts, or by going away for good while they waited for it."""
-    return counts(error) if ticket.started else isinstance(error, BackendUnavailable)
 
 
 def _count_from(start: int, error: WireError) -> None:

@@ -1,4 +1,7 @@
-"""One request that the daemon has taken on: its task, its place in the queue, and why it was ended early."""
+"""One request that the daemon has taken on: its task, its place in the queue, and why it was ended early.
+
+A request that several backends compute can go on without one of them: what that one has of it is a `Hold`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import TracebackType
 from typing import Any, Protocol
 
+from vestal.errors import BackendUnavailable
 from vestal.messages import QueueEntry
 from vestal.values import Priority
 from vestald.admission.ticket import Ticket, TicketState
 from vestald.entrance.peer import Peer
 
-__all__ = ["Ended", "Job", "Jobs"]
+__all__ = ["Ended", "Hold", "Job", "Jobs"]
 
 
 class Ended(Enum):
@@ -24,6 +29,36 @@ class Ended(Enum):
     GONE = "the client's connection is gone"
     SHUTDOWN = "the daemon is stopping"
     STOPPED = "an operator stops its backend"
+
+
+class Hold:
+    """What one backend has of a request, for as long as the `with` lasts. `cut` ends that alone, in its task: it
+    raises `BackendUnavailable` there, once the engine has let go."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self._task: asyncio.Task[Any] | None = None
+        self._is_cut = False
+
+    def cut(self) -> None:
+        if self._task is not None and not self._is_cut:
+            self._is_cut = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, _fault: object, _trace: TracebackType | None) -> None:
+        task, self._task = self._task, None
+        if task is None or not self._is_cut:
+            return
+        alone = task.uncancel() == 0  # if not, somebody wants the end of all of it
+        if alone and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise BackendUnavailable(
+                f"{Ended.STOPPED.value}, {self.backend!r}, and its time to finish is over",
+                hint="ask again",
+                details={"backend": self.backend},
+            ) from None
 
 
 class _Owner(Protocol):
@@ -50,6 +85,7 @@ class Job:
         self.ended: Ended | None = None
         self.task: asyncio.Task[None] | None = None
         self.interrupt: Callable[[Ended], None] | None = None  # sends the terminal frame; set once the task has begun
+        self.spare: Callable[[str], bool] | None = None  # ends only what a backend has of it, if others can do that
 
     def cancel(self, why: Ended) -> None:
         """End it early; the first reason counts. The terminal frame leaves now: how long the engine takes to let go
@@ -60,6 +96,12 @@ class Job:
             if self.interrupt is not None and self.task is not None:
                 self.interrupt(why)
                 self.task.cancel()
+
+    def cut(self, backend: str) -> None:
+        """End what runs of it in a backend that an operator stops: all of it, unless others can do that part."""
+        if self.ended is None and (self.spare is None or not self.spare(backend)):
+            self.backend = backend
+            self.cancel(Ended.STOPPED)
 
     @property
     def let_in(self) -> bool:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from tests.daemon.inside import Caller, Inside, Scripted, daemon
+from tests.daemon.inside import Caller, Inside, Scripted, daemon, declared
 from vestal import messages as m
-from vestal.backend import EmbedRequest, EmbedResult, Unavailable
+from vestal.backend import EmbedRequest, EmbedResult, Ready, Unavailable
 from vestal.errors import (
     BackendCrashed,
     BackendRefused,
@@ -21,6 +22,7 @@ from vestal.errors import (
     DeadlineExceeded,
     WireError,
 )
+from vestald.backends.registry import Declared
 from vestald.config import Duration, RouterConfig
 from vestald.serving.embedding import BATCH
 from vestald.serving.job import Job
@@ -44,7 +46,7 @@ class Embedder(Scripted):
         self.asked: list[list[str]] = []
         self.begun, self.may, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.may.set()
-        self._wrong = wrong
+        self._wrong, self.dimensions = wrong, 1
 
     async def _answer(self, request: EmbedRequest) -> EmbedResult:
         self.asked.append(request.input)
@@ -59,11 +61,11 @@ class Embedder(Scripted):
                 raise result
             assert isinstance(result, EmbedResult)
             return result
-        return vectors(request.input, request.dimensions or 1)
+        return vectors(request.input, request.dimensions or self.dimensions)
 
 
 def play(
-    directory: Path, scene: Scene, *backends: Scripted, router: RouterConfig | None = None, **admission: Any
+    directory: Path, scene: Scene, *backends: Scripted | Declared, router: RouterConfig | None = None, **admission: Any
 ) -> None:
     """Run `scene` on a daemon with these backends; afterwards nothing of a request is left."""
 
@@ -399,7 +401,7 @@ def test_a_part_that_waits_for_a_backend_which_is_given_up_goes_to_another(short
         frame = await caller.end(1)
         assert isinstance(frame, m.Embeddings)
         assert (parts(frame), frame.data) == ([("a", 20), ("a", 20)], vectors(texts(40)).data)
-        assert [notice.code for notice in frame.notices] == ["retried"]
+        assert frame.notices == [], "nobody had its texts: that was no try"
         b.may.set()
         await caller.end(9)
 
@@ -517,6 +519,292 @@ def test_where_there_is_no_other_the_same_is_asked_again_if_that_can_help(
     another = Embedder("b", model="another", embedding_dimensions=2)
     play(short_dir, scene, a, another, router=RouterConfig(retry_before_first_token=1))
     assert (len(a.asked), another.asked) == (asked, []), "vectors of another model are no answer"
+
+
+# --- what changes while a part waits --------------------------------------------------------------------------
+
+
+def becomes(backend: Embedder, **capabilities: Any) -> None:
+    """It comes back as another by itself, as a remote server may."""
+    backend.report(Unavailable("its server was started again"))
+    backend.capabilities = structs.replace(backend.capabilities, **capabilities)
+    backend.report(Ready())
+
+
+async def waits_behind(inside: Inside, busy: Embedder, count: int, **options: Any) -> Caller:
+    """A caller whose `embed` 1 of so many texts waits, with all of it or a part, for `busy`; `embed` 9 has its slot."""
+    caller = await inside.call("embed")
+    busy.may.clear()
+    caller.send(m.Embed(id=9, input=["7"], model=busy.name))
+    await busy.begun.wait()
+    caller.send(m.Embed(id=1, input=texts(count), **options))
+    await caller.ping()
+    assert inside.app.house.embedding.scheduler.lanes[busy.name].waiting == 1
+    return caller
+
+
+OTHERS: list[dict[str, Any]] = [{"model": "another"}, {"embedding_dimensions": 2}, {"embed": False}]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_a_part_is_not_given_to_a_backend_that_has_become_another(short_dir: Path, other: dict[str, Any]) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await waits_behind(inside, b, 40)
+        becomes(b, **other)
+        b.may.set()
+        frame = await caller.end(1)
+        assert isinstance(frame, m.Embeddings)
+        assert (parts(frame), frame.data) == ([("a", 20), ("a", 20)], vectors(texts(40)).data)
+        assert frame.notices == [], "nobody had its texts: that was no try"
+        await caller.end(9)
+
+    a, b = Embedder("a"), Embedder("b")
+    play(short_dir, scene, a, b)
+    assert b.asked == [["7"]]
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_where_all_have_become_others_the_request_is_chosen_for_anew(short_dir: Path, retries: int) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await waits_behind(inside, a, 40)
+        becomes(a, embedding_dimensions=2)
+        becomes(b, embedding_dimensions=2)
+        a.dimensions = b.dimensions = 2
+        a.may.set()
+        frame = await caller.end(1)
+        assert isinstance(frame, m.Embeddings)
+        assert (parts(frame), frame.data) == ([("a", 20), ("b", 20)], vectors(texts(40), 2).data)
+        assert frame.notices == []
+        await caller.end(9)
+
+    a, b = Embedder("a"), Embedder("b")
+    play(short_dir, scene, a, b, router=RouterConfig(retry_before_first_token=retries))
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "code"),
+    [(MODEL, {"model": "another"}, "model_not_found"), ("alias", {"model": "another"}, None), (None, OTHERS[0], None)],
+    ids=str,
+)
+def test_a_request_is_not_computed_with_a_model_that_it_did_not_name(
+    short_dir: Path, name: str | None, other: dict[str, Any], code: str | None
+) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await waits_behind(inside, a, 3, model=name)
+        becomes(a, **other)
+        a.may.set()
+        frame = await caller.end(1)
+        if code is None:
+            assert isinstance(frame, m.Embeddings)
+            assert frame.model == "another", "whose vectors they are"
+        else:
+            assert isinstance(frame, m.Error)
+            assert frame.code == code
+        await caller.end(9)
+
+    a = Embedder("a")
+    play(short_dir, scene, declared(a, aliases=["alias"]))
+    assert len(a.asked) == (2 if code is None else 1)
+
+
+def test_a_name_that_was_taken_from_the_backend_meanwhile_is_not_found(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await waits_behind(inside, a, 3, model="alias")
+        a.report(Unavailable("an operator restarts it"))
+        _units(inside)[0].replace(declared(a))  # as the file has it now
+        a.report(Ready())
+        a.may.set()
+        assert (await caller.error(1)).code == "model_not_found"
+        await caller.end(9)
+
+    a = Embedder("a")
+    play(short_dir, scene, declared(a, aliases=["alias"]))
+    assert len(a.asked) == 1
+
+
+def test_a_part_that_is_not_computed_where_it_waited_costs_nothing_there(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await waits_behind(inside, b, 40)
+        job = inside.app.house.jobs.all()[-1]
+        becomes(b, model="another")
+        b.may.set()
+        assert isinstance(await caller.end(1), m.Embeddings)
+        assert [(ticket.lane, ticket.used) for ticket in job.tickets] == [("a", 20.0), ("b", 0.0), ("a", 20.0)]
+        await caller.end(9)
+
+    a, b = Embedder("a"), Embedder("b")
+    play(short_dir, scene, a, b)
+
+
+# --- one that may not be asked now ----------------------------------------------------------------------------
+
+
+def test_what_another_refuses_is_not_asked_of_a_chosen_one_that_is_being_drained(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        for backend in (a, b):
+            backend.may.clear()
+        caller.send(m.Embed(id=1, input=texts(40)))
+        await a.begun.wait()
+        await b.begun.wait()
+        inside.app.house.roster.drain("a")
+        b.may.set()
+        assert (await caller.error(1)).code == "context_overflow"
+        a.may.set()
+
+    a, b = Embedder("a"), Embedder("b", wrong=too_long)
+    play(short_dir, scene, a, b)
+    assert len(a.asked) == 1
+
+
+def test_the_same_is_not_asked_again_while_it_is_being_drained(short_dir: Path) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        a.may.clear()
+        caller.send(m.Embed(id=1, input=texts(5)))
+        await a.begun.wait()
+        inside.app.house.roster.drain("a")
+        a.may.set()
+        assert (await caller.error(1)).code == "backend_unavailable"
+
+    a = Embedder("a", wrong=lambda _: BackendUnavailable("busy"))
+    play(short_dir, scene, a, router=RouterConfig(retry_before_first_token=1))
+    assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("how", ["drained", "cold"])
+def test_a_part_that_failed_goes_to_one_that_may_be_asked_now(short_dir: Path, how: str) -> None:
+    """The other two have a part each; the one that has done its own would be asked before the one that has not."""
+
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        for backend in (a, b):
+            backend.may.clear()
+        caller.send(m.Embed(id=1, input=texts(60)))
+        await c.left.wait()
+        if how == "drained":
+            inside.app.house.roster.drain("c")
+        else:
+            with pytest.raises(BackendCrashed), inside.app.house.routes.trial(_units(inside)[2]):
+                raise BackendCrashed("died")
+        b.may.set()
+        await b.left.wait()
+        a.may.set()
+        frame = await caller.end(1)
+        assert isinstance(frame, m.Embeddings)
+        assert parts(frame) == [("a", 20), ("a", 20), ("c", 20)]
+
+    a, b, c = Embedder("a"), Embedder("b", wrong=lambda _: BackendCrashed("died")), Embedder("c")
+    play(short_dir, scene, a, b, c, router=RouterConfig(breaker_failures=1))
+    assert len(c.asked) == 1
+
+
+# --- a backend that is stopped under it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["remove", "restart"])
+def test_a_part_whose_backend_is_stopped_at_its_deadline_goes_to_another(short_dir: Path, how: str) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        for backend in (a, b):
+            backend.may.clear()
+        caller.send(m.Embed(id=1, input=texts(40)))
+        await a.begun.wait()
+        await b.begun.wait()
+        getattr(inside.app.house.roster, how)("b", 0.0)
+        await b.left.wait()
+        a.may.set()
+        frame = await caller.end(1)
+        assert isinstance(frame, m.Embeddings), frame
+        assert (parts(frame), frame.data) == ([("a", 20), ("a", 20)], vectors(texts(40)).data)
+        (notice,) = frame.notices
+        assert notice.code == "retried"
+        assert "an operator stops its backend, 'b'" in notice.message
+        assert a.left.is_set()
+        await caller.ping()
+        assert not caller.untaken
+        b.may.set()
+
+    a, b = Embedder("a"), Embedder("b")
+    play(short_dir, scene, a, b)
+    assert [len(asked) for asked in a.asked] == [20, 20]
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_request_whose_backend_is_stopped_goes_to_another_if_there_is_one_and_it_may(
+    short_dir: Path, retries: int, others: int
+) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        a.may.clear()
+        caller.send(m.Embed(id=1, input=texts(5)))
+        await a.begun.wait()
+        inside.app.house.roster.remove("a", 0.0)
+        frame = await caller.end(1)
+        if retries and others:
+            assert isinstance(frame, m.Embeddings)
+            assert (frame.backend, [notice.code for notice in frame.notices]) == ("b", ["retried"])
+        else:
+            assert isinstance(frame, m.Error)
+            assert (frame.code, "stops its backend, 'a'" in frame.message) == ("backend_unavailable", True)
+
+    a, b = Embedder("a"), Embedder("b", model=MODEL if others else "another")
+    play(short_dir, scene, a, b, router=RouterConfig(retry_before_first_token=retries))
+    assert len(b.asked) == retries * others
+
+
+def test_where_nobody_can_go_on_the_client_waits_for_no_engine_that_does_not_let_go(short_dir: Path) -> None:
+    async def main() -> None:
+        begun, may_leave = asyncio.Event(), asyncio.Event()
+
+        async def stays(_request: EmbedRequest) -> EmbedResult:
+            begun.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                await may_leave.wait()
+            raise AssertionError
+
+        alone = Scripted(name="a", embed=stays, model=MODEL)
+        async with asyncio.timeout(20), daemon(short_dir, alone, Scripted(name="b")) as inside:
+            caller = await inside.call("embed")
+            caller.send(m.Embed(id=1, input=texts(5)))
+            await begun.wait()
+            inside.app.house.roster.remove("a", 0.0)
+            assert "stops its backend, 'a'" in (await caller.error(1)).message
+            may_leave.set()
+            await inside.app.house.jobs.idle()
+
+    asyncio.run(main())
+
+
+def test_a_part_that_was_given_to_another_once_ends_the_request_with_the_name_of_the_one_that_is_stopped(
+    short_dir: Path,
+) -> None:
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        for backend in (a, c):
+            backend.may.clear()
+        caller.send(m.Embed(id=1, input=texts(60)))
+        await a.begun.wait()
+        c.may.set()
+        await c.left.wait()
+        for backend in (b, c):
+            backend.may.clear()
+            backend.begun.clear()
+        a.may.set()  # it fails
+        await asyncio.wait([asyncio.ensure_future(one.begun.wait()) for one in (b, c)], return_when="FIRST_COMPLETED")
+        other = b if b.begun.is_set() else c
+        inside.app.house.roster.remove(other.name, 0.0)
+        error = await caller.error(1)
+        assert f"stops its backend, {other.name!r}" in error.message
+        assert [attempt["backend"] for attempt in (error.details or {})["attempts"]] == ["a", other.name]
+        for backend in (b, c):
+            backend.may.set()
+
+    a, b, c = Embedder("a", wrong=lambda _: BackendCrashed("died")), Embedder("b"), Embedder("c")
+    play(short_dir, scene, a, b, c)
 
 
 # --- how it ends early ----------------------------------------------------------------------------------------

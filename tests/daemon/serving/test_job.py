@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from vestal.errors import BackendUnavailable
 from vestald.admission.ticket import Ticket, TicketState
 from vestald.entrance.peer import Peer
-from vestald.serving.job import Ended, Job, Jobs
+from vestald.serving.job import Ended, Hold, Job, Jobs
 
 
 class Owner:
@@ -119,3 +120,84 @@ def test_a_job_runs_in_the_backend_whose_slot_one_of_its_parts_holds() -> None:
         job.tickets.append(ticket)
     assert [lane for lane in states if job.runs_in(lane)] == ["a"]
     assert job.backends == {"a", "b"}
+
+
+@pytest.mark.parametrize("spares", [None, False, True])
+def test_a_job_whose_backend_is_stopped_ends_unless_it_can_spare_that_one(spares: bool | None) -> None:
+    async def main() -> None:
+        job, asked = Job(1, 1, Owner(), 0.0), list[str]()
+        job.backend = "a"
+
+        def spare(backend: str) -> bool:
+            asked.append(backend)
+            return bool(spares)
+
+        if spares is not None:
+            job.spare = spare
+        job.task = asyncio.ensure_future(asyncio.sleep(3600 if not spares else 0))
+        told = list[tuple[Ended, str]]()
+        job.interrupt = lambda why: told.append((why, job.backend))
+        await asyncio.sleep(0)
+        job.cut("b")
+        assert told == ([] if spares else [(Ended.STOPPED, "b")]), "the backend that is stopped is the one named"
+        assert (job.ended, asked) == (None if spares else Ended.STOPPED, [] if spares is None else ["b"])
+        job.cancel(Ended.CLIENT)
+        job.cut("c")
+        assert (job.ended, job.backend) == ((Ended.CLIENT, "a") if spares else (Ended.STOPPED, "b"))
+        await asyncio.wait({job.task})
+
+    asyncio.run(main())
+
+
+class Engine:
+    """Something to hold; `cancelled` says how it takes that."""
+
+    def __init__(self, cancelled: object = None) -> None:
+        self.hold, self.begun, self._cancelled = Hold("b"), asyncio.Event(), cancelled
+
+    async def run(self) -> object:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            with self.hold:
+                return await self._work()
+        finally:
+            assert not (self._cancelled == "alone" and task.cancelling()), "nothing is left of a cut"
+
+    async def _work(self) -> object:
+        self.begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            if isinstance(self._cancelled, Exception):
+                raise self._cancelled from None
+            if self._cancelled == "done":
+                return "done"
+            raise
+        raise AssertionError
+
+
+@pytest.mark.parametrize("how", ["alone", "done", RuntimeError("oops"), "all"], ids=str)
+def test_what_a_backend_holds_ends_alone_and_the_task_goes_on(how: object) -> None:
+    async def main() -> None:
+        engine = Engine(how)
+        engine.hold.cut()  # nothing is held yet
+        task = asyncio.ensure_future(engine.run())
+        await engine.begun.wait()
+        engine.hold.cut()
+        engine.hold.cut()
+        if how == "all":
+            task.cancel()
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
+        engine.hold.cut()  # nothing is held any more
+        if how == "alone":
+            assert isinstance(ended, BackendUnavailable)
+            assert (ended.details, ended.retryable) == ({"backend": "b"}, True)
+            assert "an operator stops its backend, 'b'" in ended.message
+        elif how == "all":
+            assert isinstance(ended, asyncio.CancelledError)
+        else:
+            assert ended is how or ended == how
+        assert task.cancelling() == (1 if how == "all" else 0)
+
+    asyncio.run(main())
