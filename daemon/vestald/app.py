@@ -63,7 +63,7 @@ class App:
         self._ends: float | None = None  # the moment on the loop's clock that the deadline is over
         self.house = House(config, self.request_stop, sources)
         self.house.on_idle = self._nobody_is_here
-        self._doors = Doors(self._bind, self.house.sockets, self.house.events)
+        self._doors = Doors(self._bind, self.house.sockets, self.house.socket_faults, self.house.events)
         self._leaving: asyncio.Task[None] | None = None
         self._textfile: Textfile | None = None
         self._endpoint = Endpoint(self.house.metrics_text)

@@ -66,6 +66,7 @@ class House:
         self.sessions: set[Session] = set()
         self._turned_away: set[Session] = set()
         self.sockets: dict[str, Path] = {}
+        self.socket_faults: dict[str, str] = {}
         self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in self._schedulers())
         self.routes = Board(self, lambda: self.supervisor.units, config.router)
         backends = build_backends(config)

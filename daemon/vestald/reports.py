@@ -41,6 +41,8 @@ class _House(Protocol):
     @property
     def sockets(self) -> Mapping[str, Path]: ...
     @property
+    def socket_faults(self) -> Mapping[str, str]: ...
+    @property
     def sessions(self) -> Sized: ...
     @property
     def places(self) -> Places: ...
@@ -98,6 +100,7 @@ async def status_report(house: _House, id: int) -> m.StatusReport:
         uptime_ms=round(1000 * (time.monotonic() - house.since)),
         runtime_dir=str(house.config.runtime_dir()),
         sockets={kind: str(path) for kind, path in house.sockets.items()},
+        socket_faults=dict(house.socket_faults),
         connections=len(house.sessions),
         connection_limit=house.places.in_all,
         backends=await asyncio.gather(*(_backend(house, unit) for unit in house.supervisor.units)),

@@ -18,18 +18,18 @@ from vestal.errors import InvalidRequest
 from vestald.admission.dispatcher import Dispatcher
 from vestald.backends.registry import Declared, build
 from vestald.backends.rounds import Rounds
-from vestald.backends.starting import Starts
+from vestald.backends.starting import Starts, in_words
 from vestald.backends.supervisor import Supervisor
 from vestald.backends.unit import Unit
 from vestald.config import BackendTable, Config, Sources
 from vestald.entrance.descriptors import connections_for
 from vestald.entrance.places import Places
 from vestald.events import EventHub
-from vestald.failures import BackendFailed, BadConfiguration
+from vestald.failures import BadConfiguration
 from vestald.metrics import Metrics
 from vestald.reloading import read_again, refused
 from vestald.routing.board import Board
-from vestald.serving.job import Ended, Jobs
+from vestald.serving.job import Jobs
 
 __all__ = ["Roster", "place_among"]
 
@@ -68,7 +68,7 @@ class Roster:
         self._supervisor = supervisor
         self._sources = sources
         self._starts = Starts(supervisor, house.events, lambda: float(house.config.daemon.ready_timeout))
-        self.rounds = Rounds(supervisor, lambda: float(house.config.daemon.probe_interval))
+        self.rounds = Rounds(supervisor, lambda: float(house.config.daemon.probe_interval), then=self._after_round)
         self._leaving: dict[Unit, tuple[str, asyncio.Task[None]]] = {}
         self.moved: Callable[[], None] = lambda: None
 
@@ -83,6 +83,9 @@ class Roster:
         """A unit has changed its state."""
         self._starts.saw(unit)
         self.moved()
+
+    def _after_round(self) -> None:
+        self.moved()  # a socket that could not be bound may be free now
 
     def doors(self) -> frozenset[SocketKind]:
         """The sockets that there is work for: one that is away for a moment takes none away."""
@@ -109,7 +112,7 @@ class Roster:
         """Begin to run a backend that the configuration declares. Raises `InvalidRequest`: nothing happens."""
         units = self._supervisor.units
         if (unit := self._find(name)) is not None:
-            raise _refusal(f"backend {name!r} is there: it is {unit.state}", f"vestal backend restart {name}")
+            raise self._there(unit)
         declared, order = self._declared(name)
         self._check_names(declared)
         room = self._room_for(len(units) + 1)
@@ -137,6 +140,7 @@ class Roster:
             declared, _ = self._declared(name)
             self._check_names(declared)
         self._take(unit, "restarted", self._restart(unit, declared, self._deadline(deadline)))
+        self._starts.withdraw(unit)
         if unit.machine.may("stopping"):
             unit.machine.to("stopping")  # nothing more starts in it; what waits, waits for the next one
 
@@ -170,6 +174,13 @@ class Roster:
         if what in ("removed", "restarted") and self._starts.holds_gate(unit):
             raise self._cannot(unit, what, f"it is {unit.state}, and the daemon waits for it")
         return unit
+
+    def _there(self, unit: Unit) -> InvalidRequest:
+        """Why it cannot be added."""
+        if unit in self._leaving:
+            return self._cannot(unit, "added", f"it is being {self._leaving[unit][0]}")
+        what = f"backend {unit.name!r} is there: it is {unit.state}"
+        return _refusal(what, unit.remedy if unit.stuck else f"vestal backend restart {unit.name}")
 
     def _cannot(self, unit: Unit, what: str, why: str) -> InvalidRequest:
         return _refusal(f"backend {unit.name!r} cannot be {what} now: {why}", "`vestal status` shows how far it is")
@@ -215,9 +226,21 @@ class Roster:
     # --- doing it ---------------------------------------------------------------------------------------------
 
     def _take(self, unit: Unit, what: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"backend {unit.name} is {what}")
+        task = asyncio.create_task(self._carry_out(unit, what, work), name=f"backend {unit.name} is {what}")
         self._leaving[unit] = (what, task)
         task.add_done_callback(lambda _: self._let_go(unit, task))
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, nobody has awaited it
+
+    async def _carry_out(self, unit: Unit, what: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as fault:  # a fault of ours too must be told: an operator waits for this
+            self._let_go(unit, asyncio.current_task())
+            events, error = self._house.events, in_words(fault)
+            if what == "removed":
+                events.emit("backend_remove_failed", level="error", backend=unit.name, error=error)
+            else:
+                events.emit("backend_restart_failed", level="error", backend=unit.name, error=error)
 
     def _let_go(self, unit: Unit, task: asyncio.Task[None] | None) -> None:
         """It is at hand again. Before that is told: whoever hears of it may give the next command at once."""
@@ -226,12 +249,7 @@ class Roster:
 
     async def _remove(self, unit: Unit, deadline: float) -> None:
         house = self._house
-        try:
-            await self._stop(unit, deadline, waiting=True)
-        except BackendFailed as failure:
-            self._let_go(unit, asyncio.current_task())
-            house.events.emit("backend_remove_failed", level="error", backend=unit.name, error=failure.message)
-            return
+        await self._stop(unit, deadline, waiting=True)
         self._supervisor.forget(unit)
         self._run_with([table for table in self._tables if table.name != unit.name])
         house.places.in_all = self._room_for(len(self._supervisor.units))
@@ -241,12 +259,7 @@ class Roster:
         self.moved()
 
     async def _restart(self, unit: Unit, declared: Declared, deadline: float) -> None:
-        try:
-            await self._stop(unit, deadline, waiting=False)
-        except BackendFailed as failure:
-            self._let_go(unit, asyncio.current_task())
-            self._house.events.emit("backend_restart_failed", level="error", backend=unit.name, error=failure.message)
-            return
+        await self._stop(unit, deadline, waiting=False)
         unit.replace(declared)
         self._run_with([declared.table if table.name == unit.name else table for table in self._tables])
         self._starts.begin(unit)
@@ -277,12 +290,15 @@ class Roster:
         return True
 
     def _cut(self, unit: Unit) -> None:
-        """End the requests that it runs; the terminal frames leave now, however long their streams take to close."""
-        jobs = [job for job in self._house.jobs.all() if job.runs_in(unit.name)]
+        """End what it runs; the terminal frames leave now, however long their streams take to close.
+
+        A request that others can go on with is not at its end.
+        """
+        jobs = [job for job in self._house.jobs.all() if job.runs_in(unit.name) and job.ended is None]
         for job in jobs:
-            job.cancel(Ended.STOPPED)
-        if jobs:
-            self._house.events.emit("requests_cut", level="warning", count=len(jobs), backends=[unit.name])
+            job.cut(unit.name)
+        if ended := sum(job.ended is not None for job in jobs):
+            self._house.events.emit("requests_cut", level="warning", count=ended, backends=[unit.name])
 
     @property
     def _dispatchers(self) -> tuple[Dispatcher, Dispatcher]:

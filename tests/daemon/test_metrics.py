@@ -14,8 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.daemon.inside import Scripted, daemon
 from vestal import messages as m
-from vestal.backend import EndEvent, Ready, TextEvent, Unavailable
+from vestal.backend import EmbedResult, EndEvent, Ready, TextEvent, Unavailable
+from vestal.errors import BackendUnavailable
 from vestal.values import Usage
+from vestald.config import RouterConfig
 from vestald.metrics import Meter, Metrics
 
 Seen = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -107,6 +109,57 @@ def test_a_backend_that_is_forgotten_leaves_nothing_and_begins_anew() -> None:
     assert ("vestal_backend_restarts_total", (("backend", "chat"),)) not in values(metrics)
     metrics.requests.labels("chat", "end").inc()
     assert values(metrics)["vestal_requests_total", (("backend", "chat"), ("outcome", "end"))] == 1
+
+
+@in_a_loop
+async def test_a_backend_that_was_removed_does_not_come_back_with_the_end_of_what_others_went_on_with(
+    short_dir: Path,
+) -> None:
+    let_go = asyncio.Event()
+
+    async def fails(request: Any) -> AsyncIterator[Any]:
+        if request:
+            raise BackendUnavailable("not now")
+        yield
+
+    async def goes_on(_request: Any) -> AsyncIterator[Any]:
+        await let_go.wait()
+        yield EndEvent("end", Usage(input_tokens=3, output_tokens=2))
+
+    async def quick(request: Any) -> EmbedResult:
+        return EmbedResult(data=bytes(8), count=1, dimensions=2, input_tokens=5)
+
+    async def slow(request: Any) -> EmbedResult:
+        await let_go.wait()
+        return await quick(request)
+
+    alike: dict[str, Any] = {"model": "v", "embedding_dimensions": 2, "embedding_batch": 1}
+    old, new = (
+        Scripted(script, name=name, embed=embed, **alike)
+        for name, script, embed in (("old", fails, quick), ("new", goes_on, slow))
+    )
+    router = RouterConfig(retry_before_first_token=1)
+    async with asyncio.timeout(10), daemon(short_dir, old, new, router=router) as inside:
+        house = inside.app.house
+        removed = asyncio.Event()
+        house.events.subscribe(lambda _seq, kind, _facts: removed.set() if kind == "backend_removed" else None)
+        caller, embedder = await inside.call(), await inside.call("embed")
+        caller.ask(1)
+        embedder.send(m.Embed(id=1, input=["one", "two"]))
+        while new.running == 0 or house.embedding.scheduler.lanes["old"].running or len(house.jobs) < 2:
+            await asyncio.sleep(0)
+        house.roster.remove("old", None)
+        await removed.wait()
+        let_go.set()
+        assert (await caller.done(1)).backend == "new"
+        answer = await embedder.end(1)
+        assert isinstance(answer, m.Embeddings)
+        assert {part.backend for part in answer.parts} == {"old", "new"}
+        await house.jobs.idle()
+        assert 'backend="old"' not in house.metrics.text()
+        seen = values(house.metrics)
+    assert one(seen, "vestal_queue_seconds_count", backend="new", **{"class": "normal"}) == 2
+    assert one(seen, "vestal_tokens_total", backend="none", kind="input") == 5
 
 
 def test_gauges_are_asked_at_every_scrape() -> None:

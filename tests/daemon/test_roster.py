@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from tests.daemon.inside import END, Inside, Scripted, daemon, declared
 from vestal import messages as m
-from vestal.backend import TextEvent
+from vestal.backend import EmbedResult, Ready, TextEvent, Unavailable
 from vestal.errors import InvalidRequest, VestalError
 from vestal.values import Capabilities
+from vestald.backends import starting
+from vestald.backends.registry import Declared
 from vestald.backends.unit import Unit
 from vestald.config import Sources
 from vestald.house import House
@@ -58,7 +60,7 @@ async def hello(_request: Any) -> Any:
     yield END
 
 
-def play(directory: Path, scene: Scene, *backends: Scripted, drain_deadline: float = 5.0) -> None:
+def play(directory: Path, scene: Scene, *backends: Scripted | Declared, drain_deadline: float = 5.0) -> None:
     async def main() -> None:
         async with asyncio.timeout(20), daemon(directory, *backends, drain_deadline=drain_deadline) as inside:
             await scene(inside)
@@ -138,9 +140,14 @@ def test_one_that_does_not_stop_stays_to_be_seen_and_to_be_removed_again(short_d
     async def scene(inside: Inside) -> None:
         roster = inside.app.house.roster
         facts = await until(inside, "backend_remove_failed", lambda: roster.remove("bad", None))
-        assert facts == {"backend": "bad", "error": "backend 'bad' did not stop but raised RuntimeError"}
+        says = "backend 'bad' did not stop but raised RuntimeError"
+        assert facts == {"backend": "bad", "error": f"{says} (restart the daemon)"}
         bad = unit(inside, "bad")
-        assert (bad.state, bad.given_up, bad.detail) == ("stopping", True, facts["error"])
+        assert (bad.state, bad.given_up, bad.stuck, bad.detail) == ("stopping", True, True, says)
+        with pytest.raises(InvalidRequest, match="is there: it is stopping") as refused:
+            roster.add("bad")
+        assert "vestal backend remove bad" in str(refused.value)
+        assert "vestal backend restart" not in str(refused.value), "it would have to stop for that"
         caller = await inside.call()
         caller.ask(1, model="bad")
         assert (await caller.error(1)).code == "backend_unavailable"
@@ -216,6 +223,132 @@ def test_what_waited_for_one_that_can_less_when_it_is_back_is_refused_and_not_se
         assert (error.code, (error.details or {})["option"]) == ("unsupported", "temperature")
 
     play(short_dir, scene, Scripted(stays, name="a", options=("max_tokens", "temperature")))
+
+
+def test_what_is_being_removed_or_restarted_cannot_be_added_and_is_said_to_be(short_dir: Path) -> None:
+    let_go = asyncio.Event()
+
+    async def stop(_timeout: float) -> None:
+        await let_go.wait()
+
+    async def scene(inside: Inside) -> None:
+        roster = inside.app.house.roster
+        roster.remove("a", None)
+        roster.restart("b", None)
+        for name, what in (("a", "removed"), ("b", "restarted")):
+            with pytest.raises(InvalidRequest, match=f"'{name}' cannot be added now: it is being {what}") as refused:
+                roster.add(name)
+            assert "vestal backend restart" not in str(refused.value)
+        let_go.set()
+
+    play(short_dir, scene, Scripted(hello, name="a", stop=stop), Scripted(hello, name="b", stop=stop))
+
+
+class Pausing:
+    """`asyncio`, where a pause lasts until `over` is set."""
+
+    def __init__(self) -> None:
+        self.over: asyncio.Future[None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, _seconds: float) -> None:
+        self.over = asyncio.get_running_loop().create_future()
+        await self.over
+
+
+def test_a_restart_in_the_moment_in_which_a_start_is_tried_again_is_in_nobodys_way(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause before the next try is over, and who made it goes on right after the command."""
+    monkeypatch.setattr(starting, "asyncio", clock := Pausing())
+    faults = iter([VestalError("no file")])
+
+    async def start(_report: Any) -> None:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+
+    async def scene(inside: Inside) -> None:
+        told: list[str] = []
+        inside.app.house.events.subscribe(lambda _seq, kind, _facts: told.append(kind))
+        while clock.over is None:
+            await asyncio.sleep(0)
+        clock.over.set_result(None)
+        inside.app.house.roster.restart("b", None)
+        while unit(inside, "b").state != "ready":
+            await asyncio.sleep(0)
+        assert "backend_start_failed" not in told
+
+    play(short_dir, scene, Scripted(hello, name="a"), declared(Scripted(hello, name="b", start=start), required=False))
+
+
+@pytest.mark.parametrize("command", ["remove", "restart"])
+def test_a_fault_of_the_daemons_own_is_told_to_who_waits_for_the_command(short_dir: Path, command: str) -> None:
+    async def scene(inside: Inside) -> None:
+        roster = inside.app.house.roster
+        with patch.object(inside.app.house.supervisor, "stop", side_effect=KeyError("who")):
+            facts = await until(inside, f"backend_{command}_failed", lambda: getattr(roster, command)("a", None))
+        assert facts["backend"] == "a"
+        assert "KeyError: 'who' (this is a fault in vestald" in facts["error"]
+        await until(inside, "backend_removed", lambda: roster.remove("a", None))
+
+    play(short_dir, scene, Scripted(hello, name="a"), Scripted(hello, name="b"))
+
+
+def test_one_that_has_given_up_holds_no_socket_open_until_it_is_started_again(short_dir: Path) -> None:
+    backend = Scripted(hello, name="a")
+
+    async def scene(inside: Inside) -> None:
+        app = inside.app
+        backend.report(Unavailable("it died", recovering=True))
+        assert inside.exists("infer")
+        await until(inside, "socket_closed", lambda: backend.report(Unavailable("it died too often", recovering=False)))
+        assert not inside.exists("infer")
+        assert app.house.sockets.keys() == {"admin"}
+        await until(inside, "socket_opened", lambda: app.house.roster.restart("a", None))
+        caller = await inside.call()
+        caller.ask(1)
+        assert (await caller.done(1)).backend == "a"
+        await until(inside, "socket_closed", lambda: backend.report(Unavailable("again", recovering=False)))
+        await until(inside, "socket_opened", lambda: backend.report(Ready()))
+
+    play(short_dir, scene, backend)
+
+
+def test_a_request_that_others_go_on_with_is_not_ended_with_the_backend_that_goes(short_dir: Path) -> None:
+    vectors = EmbedResult(data=bytes(8), count=1, dimensions=2, input_tokens=1)
+    asked: list[str] = []
+
+    async def stays(_request: Any) -> EmbedResult:
+        asked.append("stays")
+        await asyncio.get_running_loop().create_future()
+        return vectors
+
+    async def quick(_request: Any) -> EmbedResult:
+        asked.append("quick")
+        return vectors
+
+    async def scene(inside: Inside) -> None:
+        caller = await inside.call("embed")
+        caller.send(m.Embed(id=1, input=["one", "two"]))
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+        told: list[str] = []
+        inside.app.house.events.subscribe(lambda _seq, kind, _facts: told.append(kind))
+        await until(inside, "backend_removed", lambda: inside.app.house.roster.remove("stays", 0.01))
+        answer = await caller.end(1)
+        assert isinstance(answer, m.Embeddings), answer
+        assert {part.backend for part in answer.parts} == {"quick"}
+        assert "requests_cut" not in told
+
+    alike: dict[str, Any] = {"model": "v", "embedding_dimensions": 2, "embedding_batch": 1, "generate": False}
+    play(
+        short_dir,
+        scene,
+        Scripted(name="stays", embed=stays, **alike),
+        Scripted(name="quick", embed=quick, **alike),
+    )
 
 
 # --- room -------------------------------------------------------------------------------------------------------

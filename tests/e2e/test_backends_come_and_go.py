@@ -355,6 +355,34 @@ def test_the_audit_log_has_who_did_it_and_what_became_of_it(start: Start) -> Non
 # --- and the daemon stops ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", ["command", "signal"])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_daemon_without_backends_can_be_stopped(start: Start, how: str, required: bool) -> None:
+    """`required = false` and broken: it was the only one, so the daemon still loads when it is gone."""
+    daemon = start(echo() if required else echo(required=False, fault="start"), wait=required)
+    with watching(daemon) as admin:
+        admin.command(m.RemoveBackend(id=1, backend="echo"), m.Acknowledged)
+        admin.event("backend_removed")
+        status = daemon.status()
+        assert (status.state, status.backends) == ("ready" if required else "loading", [])
+        if how == "command":
+            admin.command(m.Stop(id=2), m.Acknowledged)
+        else:
+            daemon.signal()
+    assert daemon.wait() == 0
+    assert list(daemon.runtime_dir.iterdir()) == []
+
+
+def test_a_configuration_that_is_gone_is_told_to_who_can_bring_it_back(start: Start) -> None:
+    daemon = start(echo())
+    assert daemon.status().config
+    Path(daemon.status().config).unlink()
+    with daemon.admin() as admin:
+        error = admin.command(m.RestartBackend(id=1, backend="echo"), m.Error)
+    assert "cannot read" in error.message
+    assert (error.hint or "").startswith("let it be there and be readable by this user")
+
+
 @pytest.mark.parametrize("under_way", ["add", "remove", "restart"])
 def test_a_stop_ends_what_an_operator_has_begun(start: Start, under_way: str) -> None:
     daemon = start(echo("old", fault="hang", isolation="process"), echo("other"), daemon={"drain_deadline": "300ms"})

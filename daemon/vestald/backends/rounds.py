@@ -1,7 +1,8 @@
 """Rounds: every backend that serves is asked whether it is well, again and again, beside what it tells by itself.
 
 An adapter is to report when it loses its engine. One that does not notice, or forgets to say so, is found out here:
-what says that it is not well is unavailable, and what waits for it waits, until it says that it is well again.
+what says that it is not well is unavailable, and what waits for it waits, until it says that it is well again. What
+else is to be tried again and again, as a socket that could not be bound, is tried after each round.
 """
 
 from __future__ import annotations
@@ -16,14 +17,23 @@ __all__ = ["Rounds"]
 
 
 class Rounds:
-    """A round every `interval` seconds, none if that is 0; each asks all side by side, for `patience` seconds."""
+    """A round every `interval` seconds, none if that is 0; each asks all side by side, for `patience` seconds.
+
+    `then` is called after each.
+    """
 
     def __init__(
-        self, supervisor: Supervisor, interval: Callable[[], float], patience: float = HEALTH_PATIENCE
+        self,
+        supervisor: Supervisor,
+        interval: Callable[[], float],
+        patience: float = HEALTH_PATIENCE,
+        *,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         self._supervisor = supervisor
         self._interval = interval
         self._patience = patience
+        self._then = then
         self._adjusted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -49,6 +59,7 @@ class Rounds:
         """One round."""
         serving = [unit for unit in self._supervisor.units if unit.state == "ready" or unit.doubted]
         await asyncio.gather(*(self._ask(unit) for unit in serving))
+        self._then()
 
     async def _ask(self, unit: Unit) -> None:
         before = unit.changes

@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Callable
 from itertools import chain, repeat
 
+from vestal.errors import VestalError
 from vestald.backends.supervisor import Supervisor
 from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
 
-__all__ = ["PAUSES", "Starts"]
+__all__ = ["PAUSES", "Starts", "in_words"]
 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds between two starts of a backend that is not required; the last stays."""
@@ -62,9 +63,11 @@ class Starts:
     def _one_can_serve(self) -> bool:
         """Raises `BackendFailed` if there is none that ever will."""
         units = self._supervisor.units
-        if any(unit.here and (unit.capabilities.generate or unit.capabilities.embed) for unit in units):
+        served = [unit for unit in units if unit.served]
+        able = [unit for unit in served if unit.capabilities.generate or unit.capabilities.embed]
+        if any(unit.here for unit in able):
             return True
-        if units and all(unit.served for unit in units):
+        if units == served and units and not able:
             raise BackendFailed("no backend can generate or embed", hint="configure one that can")
         return False
 
@@ -73,21 +76,35 @@ class Starts:
         task = self._tasks[unit] = asyncio.create_task(self._start(unit), name=f"start of backend {unit.name}")
         task.add_done_callback(lambda _: self._tasks.pop(unit, None))
 
+    def withdraw(self, unit: Unit) -> None:
+        """What `begin` began moves no state any more, and ends. Idempotent."""
+        task = self._tasks.get(unit)
+        if task is not None and not task.cancelling():  # a second cancel would end its wait for the adapter
+            task.cancel()
+
     async def call_off(self, unit: Unit) -> None:
         """End what `begin` began. Idempotent."""
+        self.withdraw(unit)
         if (task := self._tasks.get(unit)) is not None:
-            task.cancel()
             await asyncio.wait({task})
 
     async def _start(self, unit: Unit) -> None:
+        try:
+            await self._until_ready(unit)
+        except Exception as fault:  # a fault of ours too must be told: somebody waits for this start
+            why = in_words(fault)
+            self._supervisor.failed(unit, why)
+            self._events.emit("backend_start_failed", level="error", backend=unit.name, error=why)
+
+    async def _until_ready(self, unit: Unit) -> None:
+        """Raises `BackendFailed` if it is required, and not ready at once."""
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 await self._supervisor.start(unit, self._patience())
                 return
-            except BackendFailed as failure:
+            except BackendFailed:
                 if unit.required:
-                    self._events.emit("backend_start_failed", level="error", backend=unit.name, error=failure.message)
-                    return
+                    raise
             unit.retrying = True
             await self._supervisor.release(unit, _RELEASE)
             await asyncio.sleep(pause)
@@ -103,3 +120,10 @@ class Starts:
 
     def __repr__(self) -> str:
         return f"<Starts {', '.join(unit.name for unit in self._tasks) or 'none'}>"
+
+
+def in_words(fault: Exception) -> str:
+    """What an event says of it, with what to do next; what is no error of ours by name is a fault of ours."""
+    if isinstance(fault, VestalError):
+        return str(fault)
+    return f"{type(fault).__name__}: {fault} (this is a fault in vestald; its backend may be in no known state)"

@@ -72,12 +72,13 @@ class Supervisor:
 
     async def start(self, unit: Unit, timeout: float) -> None:
         """Start one that has failed, was stopped, or is new. Raises `BackendFailed` if it is not ready in time."""
+        unit.given_up = unit.doubted = unit.stuck = False
         unit.machine.to("starting")
         try:
             await self._within(timeout, unit, self._start(unit))
         except TimeoutError:
             failure = _too_slow([unit], timeout)
-            self._failed(unit, failure.message, unit.backend)
+            self.failed(unit, failure.message)
             raise failure from None
 
     async def release(self, unit: Unit, timeout: float) -> None:
@@ -94,20 +95,22 @@ class Supervisor:
         """Stop one. Raises `BackendFailed` if it does not stop in time; it is then given up, and in no known state."""
         if unit.state == "stopped":
             return
-        unit.given_up = unit.doubted = False
+        unit.doubted = unit.stuck = False
         unit.machine.to("stopping")
         try:
             await self._within(timeout + _GRACE, unit, unit.backend.stop(timeout))
         except Exception as exc:  # an adapter may raise anything; what waits for its backend must hear of it
             what = f"within {timeout:g} s" if isinstance(exc, TimeoutError) else f"but raised {type(exc).__name__}"
             failure = BackendFailed(f"backend {unit.name!r} did not stop {what}", hint="restart the daemon")
-            unit.detail, unit.given_up = failure.message, True
+            unit.detail, unit.given_up, unit.stuck = failure.message, True, True
             self._changed(unit)
             raise failure from exc
         unit.machine.to("stopped")
 
     async def stop_all(self, timeout: float) -> list[str]:
         """`backend.stop(timeout)` for all at once; the names of those that did not return in time."""
+        if not self.units:
+            return []
         stopping = {self._call(unit, self._stop(unit, timeout)): unit for unit in self.units}
         # A worker that has to be killed takes its whole timeout for it, and is no reason to say that it is still there.
         done, late = await asyncio.wait(stopping, timeout=timeout + _GRACE)
@@ -159,6 +162,10 @@ class Supervisor:
             unit.serves()
             unit.machine.to("ready")
 
+    def failed(self, unit: Unit, why: str) -> None:
+        """A start of it has come to nothing."""
+        self._failed(unit, why, unit.backend)
+
     def _failed(self, unit: Unit, why: str, backend: Backend) -> None:
         if unit.backend is backend and unit.machine.may("failed"):
             unit.detail = why
@@ -191,7 +198,7 @@ class Supervisor:
             self._back(unit, report)
 
     def _back(self, unit: Unit, report: Ready) -> None:
-        unit.percent, unit.detail, unit.doubted = 100.0, "", False
+        unit.percent, unit.detail, unit.doubted, unit.given_up = 100.0, "", False, False
         unit.life += report.renewed
         unit.machine.to("ready")
 

@@ -23,7 +23,8 @@ class Unit:
         self.declared = declared
         self.percent = 0.0
         self.detail = ""
-        self.given_up = False  # unavailable, and not trying to come back
+        self.given_up = False  # unavailable, and not trying to come back, until it is started again
+        self.stuck = False  # it was to stop, and did not
         self.served = False  # it has been ready once
         self.life = 0  # counts the engines that have served: one that is started anew is another
         self.draining = False  # an operator keeps new requests away
@@ -79,8 +80,20 @@ class Unit:
 
     @property
     def here(self) -> bool:
-        """Whether it serves, or is away for a moment: it has been ready, and no start has failed since."""
-        return self.served and self.told is None
+        """Whether it serves, or is away for a moment: it has been ready, has not given up, and no start has failed."""
+        return self.served and self.told is None and not self.given_up
+
+    @property
+    def started_again(self) -> bool:
+        """Whether its last start has failed, and others are tried for ever: nobody knows whether one will succeed."""
+        return self.told is not None and not self.required
+
+    @property
+    def remedy(self) -> str:
+        """What there is to do about one that does not come back by itself."""
+        if self.stuck:
+            return f"an operator can try again to end it (vestal backend remove {self.name}), or restart the daemon"
+        return f"an operator can restart it: vestal backend restart {self.name}"
 
     @property
     def state(self) -> BackendState:

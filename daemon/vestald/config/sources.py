@@ -77,7 +77,8 @@ def _text_of(path: Path) -> tuple[str, dict[str, Any]]:
         return text, tomllib.loads(text)
     except OSError as exc:
         raise BadConfiguration(
-            f"cannot read {path}: {exc.strerror}", hint="name a file with --config or VESTAL_CONFIG"
+            f"cannot read {path}: {exc.strerror}",
+            hint="let it be there and be readable by this user; a start can name another: --config or VESTAL_CONFIG",
         ) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadConfiguration(f"{path} is not TOML: {exc}") from exc

@@ -127,9 +127,13 @@ class BoundSocket:
         self.path = path
         self.sock = sock
         self._inode = inode
+        self._named = True
 
     def unlink(self) -> None:
         """Remove the name, if it still leads to this socket. Idempotent."""
+        if not self._named:
+            return  # once it is closed, its inode's number may be another's, under the same name
+        self._named = False
         try:
             info = os.lstat(self.path)
         except FileNotFoundError:

@@ -96,7 +96,10 @@ class Metrics:
             self._serves[backend] = False
 
     def forget(self, backend: str) -> None:
-        """It is no backend of this daemon's any more; one of that name begins anew."""
+        """It is no backend of this daemon's any more; one of that name begins anew.
+
+        What is told of it later, by requests that had to do with others too, counts for nobody in particular.
+        """
         self._meters.pop(backend, None)
         self._serves.pop(backend, None)
         for metric in self._by_backend:
@@ -109,18 +112,22 @@ class Metrics:
 
     def ended(self, job: Job, outcome: str, usage: Usage, now: float) -> None:
         """A request's terminal frame has left, with a stop reason or an error code."""
-        backend = job.backend or "none"
+        backend = self._known(job.backend)
         self.requests.labels(backend, outcome).inc()
         for reader, tokens in (job.read or {backend: usage.input_tokens}).items():
-            self.tokens.labels(reader, "input").inc(tokens)
+            self.tokens.labels(self._known(reader), "input").inc(tokens)
         self.tokens.labels(backend, "cached").inc(usage.cached_tokens)
         self.tokens.labels(backend, "output").inc(usage.output_tokens)
         self.request_seconds.labels(backend).observe(now - job.accepted)
         if not job.let_in and outcome in ERROR_CLASSES:
             self.admission_refusals.labels(backend, outcome).inc()
         for ticket in job.tickets:
-            if ticket.started:
+            if ticket.started and ticket.lane in self._serves:
                 self._waited(ticket)
+
+    def _known(self, backend: str) -> str:
+        """Its label: `none` without one, and for one that has been removed meanwhile."""
+        return backend if backend in self._serves else "none"
 
     def _waited(self, ticket: Ticket) -> None:
         """How long a ticket waited, and how true what it was told about it was."""

@@ -193,6 +193,34 @@ def test_a_round_comes_every_interval_and_another_interval_holds_at_once() -> No
     play(scene)
 
 
+def test_a_socket_that_could_not_be_bound_is_tried_again_after_a_round(short_dir: Path) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10), daemon(short_dir, backend := Patient(script=None)) as inside:
+            house = inside.app.house
+            told: asyncio.Queue[str] = asyncio.Queue()
+            house.events.subscribe(lambda _seq, kind, _facts: told.put_nowait(kind))
+
+            async def until(kind: str) -> None:
+                while await told.get() != kind:
+                    pass
+
+            backend.report(Unavailable("gone for good", recovering=False))
+            await until("socket_closed")
+            (short_dir / "infer.sock").write_text("somebody else's")
+            backend.report(Ready())
+            await until("socket_failed")
+            status = await house.status(1)
+            assert status.sockets.keys() == {"admin"}
+            assert "infer.sock exists and is not a socket" in status.socket_faults["infer"]
+            (short_dir / "infer.sock").unlink()
+            await house.roster.rounds.once()
+            await until("socket_opened")
+            status = await house.status(1)
+            assert (set(status.sockets), status.socket_faults) == ({"admin", "infer"}, {})
+
+    asyncio.run(main())
+
+
 def test_what_waits_for_a_doubted_backend_is_served_when_it_is_well_again(short_dir: Path) -> None:
     async def main() -> None:
         async def script(_request: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from tests.daemon.inside import Scripted, declared
-from vestal.backend import Loading
+from vestal.backend import Loading, Ready, Unavailable
 from vestal.errors import VestalError
 from vestald.backends import starting
 from vestald.backends.registry import Declared
@@ -224,6 +225,48 @@ def test_an_operators_start_of_a_required_one_is_tried_once() -> None:
         assert [facts for kind, facts in stage.events if kind == "backend_start_failed"] == [
             {"backend": "b", "error": "backend 'b' did not start: no file"}
         ]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_fault_of_the_daemons_own_is_told_to_who_waits_for_a_start(required: bool) -> None:
+    async def scene() -> None:
+        stage = Stage(declared(Scripted(name="a")))
+        await stage.starts.gate()
+        unit = stage.supervisor.add(declared(Scripted(name="b"), required=required), 1)
+        with patch.object(stage.supervisor, "start", side_effect=KeyError("who")):
+            stage.starts.begin(unit)
+            while stage.starts.under_way(unit):
+                await asyncio.sleep(0)
+        ((_, facts),) = [told for told in stage.events if told[0] == "backend_start_failed"]
+        assert "KeyError: 'who' (this is a fault in vestald" in facts["error"]
+        assert (unit.state, unit.detail) == ("failed", facts["error"])
+
+    play(scene)
+
+
+def test_the_gate_is_not_opened_by_one_that_has_given_up_and_the_daemon_does_not_end_for_it() -> None:
+    async def scene() -> None:
+        released = asyncio.Event()
+
+        async def slow(_report: Any) -> None:
+            await released.wait()
+
+        first = Scripted(name="a")
+        stage = Stage(optional(first), declared(Scripted(name="b", start=slow, generate=False)))
+        gate = asyncio.ensure_future(stage.starts.gate())
+        while stage.unit("a").state != "ready":
+            await asyncio.sleep(0)
+        first.report(Unavailable("it died too often", recovering=False))
+        released.set()
+        while stage.unit("b").state != "ready":
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not gate.done()
+        first.report(Ready())
+        await gate
 
     play(scene)
 

@@ -11,6 +11,7 @@ import pytest
 from tests.daemon.inside import Scripted, declared
 from vestal.backend import Health, Loading, Ready, Unavailable
 from vestal.errors import VestalError
+from vestald.backends.registry import Declared
 from vestald.backends.supervisor import Supervisor, health_of
 from vestald.backends.unit import Unit
 from vestald.events import EventHub
@@ -20,12 +21,13 @@ from vestald.failures import BackendFailed
 class Watch:
     """A supervisor, and every change of state that it told."""
 
-    def __init__(self, *backends: Scripted) -> None:
+    def __init__(self, *backends: Scripted | Declared) -> None:
         self.changes: list[tuple[str, str]] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         hub = EventHub()
         hub.subscribe(lambda _seq, kind, facts: self.events.append((kind, facts)))
-        self.supervisor = Supervisor([declared(b) for b in backends], hub, self._changed)
+        made = [one if isinstance(one, Declared) else declared(one) for one in backends]
+        self.supervisor = Supervisor(made, hub, self._changed)
 
     def _changed(self, unit: Unit) -> None:
         self.changes.append((unit.name, unit.state))
@@ -272,6 +274,78 @@ def test_all_stop_side_by_side_and_those_that_will_not_are_named() -> None:
         assert [unit.state for unit in watch.supervisor.units] == ["stopped", "stopped", "stopping", "stopping"]
         failed = [facts for kind, facts in watch.events if kind == "backend_stop_failed"]
         assert [facts["backend"] for facts in failed] == ["broken"]
+
+    play(scene)
+
+
+def test_where_there_is_no_backend_there_is_nothing_to_stop() -> None:
+    async def scene() -> None:
+        assert await Watch().supervisor.stop_all(1.0) == []
+
+    play(scene)
+
+
+def test_one_that_has_given_up_is_there_again_when_it_is_started_again_or_comes_back_all_the_same() -> None:
+    async def scene() -> None:
+        watch = Watch(backend := Scripted())
+        await watch.start()
+        gone = Unavailable("it died too often", recovering=False)
+        backend.report(gone)
+        assert (watch.unit().given_up, watch.unit().here) == (True, False)
+        backend.report(Ready())
+        assert (watch.unit().given_up, watch.unit().here) == (False, True)
+        backend.report(gone)
+        await watch.supervisor.stop(watch.unit(), 1.0)
+        assert not watch.unit().here, "what is taken away for good must not seem to come back for a moment"
+        await watch.supervisor.start(watch.unit(), 1.0)
+        assert watch.unit().here
+
+    play(scene)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_one_whose_start_has_failed_says_so_while_others_are_tried(required: bool) -> None:
+    """A restart may take its time; one after a failure may come to nothing, as the last."""
+
+    async def scene() -> None:
+        faults = iter([None, VestalError("nobody there"), None])
+
+        async def start(_report: Any) -> None:
+            seen.append(watch.unit().started_again)
+            if (fault := next(faults)) is not None:
+                raise fault
+
+        seen: list[bool] = []
+        watch = Watch(declared(Scripted(start=start), required=required))
+        await watch.start()
+        with pytest.raises(BackendFailed):
+            await watch.restart(1.0, 1.0)
+        assert watch.unit().started_again is not required
+        assert watch.unit().told == "nobody there"
+        await watch.supervisor.start(watch.unit(), 1.0)
+        assert (seen, watch.unit().started_again) == ([False, False, not required], False)
+
+    play(scene)
+
+
+def test_one_that_does_not_stop_is_not_to_be_restarted() -> None:
+    async def scene() -> None:
+        let_go = asyncio.Event()
+
+        async def stop(_timeout: float) -> None:
+            await let_go.wait()
+
+        watch = Watch(Scripted(stop=stop))
+        await watch.start()
+        assert watch.unit().remedy == "an operator can restart it: vestal backend restart scripted"
+        with pytest.raises(BackendFailed):
+            await watch.supervisor.stop(watch.unit(), 0.01)
+        assert watch.unit().stuck
+        assert "restart the daemon" in watch.unit().remedy
+        assert "backend restart" not in watch.unit().remedy
+        let_go.set()
+        await watch.supervisor.stop(watch.unit(), 1.0)
+        assert (watch.unit().state, watch.unit().stuck) == ("stopped", False)
 
     play(scene)
 

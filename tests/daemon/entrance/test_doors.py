@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
@@ -40,11 +42,12 @@ class House:
         self.directory = directory
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.paths: dict[str, Path] = {}
+        self.faults: dict[str, str] = {}
         self.gone = asyncio.Event()
         self.before_bind: Callable[[], Awaitable[None]] | None = None
         hub = EventHub()
         hub.subscribe(lambda _seq, kind, facts: self.told.append((kind, facts)))
-        self.doors = Doors(self._bind, self.paths, hub)
+        self.doors = Doors(self._bind, self.paths, self.faults, hub)
 
     async def _bind(self, kind: SocketKind) -> Listener:
         listener = await Listener.open(self.directory / f"{kind}.sock", 0o600, None, lambda: Session(self.gone))
@@ -145,17 +148,57 @@ def test_hidden_doors_are_shown_again(play: Any) -> None:
     play(scene)
 
 
-def test_a_door_that_cannot_be_opened_is_told_and_tried_again_at_the_next_change(play: Any) -> None:
+def test_a_door_that_cannot_be_opened_is_told_once_keeps_no_other_shut_and_is_tried_again(play: Any) -> None:
     async def scene(house: House) -> None:
         obstacle = house.directory / "embed.sock"
         obstacle.write_text("somebody else's")
-        await house.follow("infer", "embed")
+        for _ in range(2):
+            await house.follow("infer", "embed")
+        assert house.paths.keys() == {"infer"}
         ((_, facts),) = [told for told in house.told if told[0] == "socket_failed"]
+        assert facts["socket"] == "embed"
         assert "embed.sock exists and is not a socket" in facts["error"]
+        assert "move it away" in facts["error"], "it says what to do"
+        assert house.faults == {"embed": facts["error"]}
         with pytest.raises(BadConfiguration):
-            await house.doors.settle({"embed"})
+            await house.doors.settle({"infer", "embed"})
         obstacle.unlink()
         await house.follow("infer", "embed")
         assert house.there == {"infer", "embed"}
+        assert house.faults == {}
+
+    play(scene)
+
+
+def test_a_door_that_nobody_wants_any_more_is_no_fault(play: Any) -> None:
+    async def scene(house: House) -> None:
+        obstacle = house.directory / "embed.sock"
+        obstacle.write_text("somebody else's")
+        await house.follow("embed")
+        assert house.faults.keys() == {"embed"}
+        await house.follow()
+        assert house.faults == {}
+        obstacle.unlink()
+
+    play(scene)
+
+
+def test_a_door_that_was_let_go_of_before_its_time_takes_no_other_away(play: Any) -> None:
+    """A file system may give the number of the socket that is closed to the next, under the same name."""
+
+    async def scene(house: House) -> None:
+        timers: list[Callable[[], None]] = []
+        loop = asyncio.get_running_loop()
+        with patch.object(loop, "call_later", lambda _delay, act, *args: timers.append(partial(act, *args))):
+            await house.doors.settle({"infer"})
+            old = house.doors._open["infer"]
+            await house.doors.show()
+        info = (house.directory / "infer.sock").stat()
+        old._bound._inode = (info.st_dev, info.st_ino)
+        (too_late,) = timers
+        too_late()
+        assert house.there == {"infer"}
+        old.close()
+        assert house.there == {"infer"}
 
     play(scene)

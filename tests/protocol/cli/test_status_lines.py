@@ -48,6 +48,14 @@ def test_the_daemon_is_told_in_words() -> None:
     ]
 
 
+def test_a_socket_that_is_not_there_although_there_is_work_for_it_is_told_with_why() -> None:
+    lines = status_lines(report(socket_faults={"embed": f"it is a file {EVIL}"}), 80, PLAIN, "utf-8")
+    (line,) = [line for line in lines if line.startswith("no socket")]
+    assert line.startswith("no socket  embed: it is a file ")
+    assert "\x1b" not in line
+    assert cells(line) <= 80
+
+
 def test_an_audit_log_is_told_of_when_it_loses_lines() -> None:
     sound = m.AuditStatus(directory="/d", seq=9, hash="0" * 64)
     assert status_lines(report(audit=sound), None, PLAIN, "utf-8") == status_lines(report(), None, PLAIN, "utf-8")
