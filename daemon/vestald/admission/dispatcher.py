@@ -85,9 +85,9 @@ class Dispatcher:
         self.scheduler.shut_lane(name, self._now())
         self._advance()
 
-    def fail_lane(self, name: str, reason: str) -> None:
+    def fail_lane(self, name: str, reason: str, remedy: str = "") -> None:
         """The backend will not come back by itself: `backend_unavailable` for what waits for it, and what comes."""
-        self.scheduler.fail_lane(name, reason)
+        self.scheduler.fail_lane(name, reason, remedy)
         self._advance()
 
     def drop_lane(self, name: str) -> None:

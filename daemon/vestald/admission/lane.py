@@ -38,6 +38,7 @@ class Lane:
         self.open = True
         self.one_since: float | None = None  # of all that start after this moment one may run, to see whether it can
         self.given_up = ""  # why it will not open again by itself
+        self.remedy = ""  # what there is to do about that
         self.away_since: float | None = None
         self.away_until: float | None = None  # when those who wait for it are told to go
         self.running: set[Ticket] = set()

@@ -91,7 +91,7 @@ def waited_out(ticket: Ticket, now: float) -> QueueTimeout:
 def not_serving(lane: Lane, now: float) -> BackendUnavailable:
     """What is said of a lane that it is no use to wait for, to those who do and to those who come."""
     if lane.given_up or lane.away_since is None:
-        why, hint = lane.given_up, f"an operator can restart it: vestal backend restart {lane.name}"
+        why, hint = lane.given_up, lane.remedy or None
     else:
         away = now - lane.away_since
         why = f"it has been away for {away:.1f} s, and admission.unavailable_timeout is over"

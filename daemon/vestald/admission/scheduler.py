@@ -83,10 +83,10 @@ class Scheduler:
             lane.open, lane.given_up, lane.away_since = False, "", now
             lane.away_until = None if self.unavailable_timeout is None else now + self.unavailable_timeout
 
-    def fail_lane(self, name: str, reason: str) -> None:
-        """The backend will not come back by itself; `advance` ends what waits for it."""
+    def fail_lane(self, name: str, reason: str, remedy: str = "") -> None:
+        """The backend will not come back by itself; `advance` ends what waits for it. `remedy` is what can be done."""
         if lane := self.lanes.get(name):
-            lane.open, lane.given_up = False, reason or "it has failed"
+            lane.open, lane.given_up, lane.remedy = False, reason or "it has failed", remedy
 
     def drop_lane(self, name: str, now: float) -> list[tuple[Ticket, WireError]]:
         """The backend is gone for good: what waits for it ends, with why; what is in its slots is on its own."""

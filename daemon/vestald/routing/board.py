@@ -177,7 +177,7 @@ class Board:
     def lost(self, unit: Unit, reason: str) -> None:
         """It will not come back by itself."""
         for dispatcher in self._dispatchers:
-            dispatcher.fail_lane(unit.name, reason)
+            dispatcher.fail_lane(unit.name, reason, unit.remedy)
 
     def forget(self, unit: Unit) -> None:
         """It is no backend of this daemon's any more."""
@@ -212,31 +212,39 @@ class Board:
         return self._dispatcher(ask).scheduler.lanes.get(unit.name)
 
     def _prospect(self, unit: Unit, lane: Lane | None) -> Prospect:
-        standing, why, retry_after = self._standing(unit, lane)
-        busy = (len(lane.running) + lane.waiting) / lane.slots if lane is not None else 0.0
-        model = unit.capabilities.model if unit.served else unit.declared_model
-        return Prospect(unit.name, unit.capabilities, model, unit.aliases, standing, busy, why, retry_after)
+        standing, why = self._standing(unit, lane)
+        return Prospect(
+            unit.name,
+            unit.capabilities,
+            unit.capabilities.model if unit.served else unit.declared_model,
+            unit.aliases,
+            standing,
+            busy=(len(lane.running) + lane.waiting) / lane.slots if lane is not None else 0.0,
+            why=why,
+            remedy=_remedy(unit, standing),
+            retry_after=self._entry(unit).breaker.cold_left(self._now()) or None,
+        )
 
-    def _standing(self, unit: Unit, lane: Lane | None) -> tuple[Standing, str, float | None]:
+    def _standing(self, unit: Unit, lane: Lane | None) -> tuple[Standing, str]:
         if not unit.served:
             failed = unit.state == "failed"
-            return Standing.LOADING, f"is not loaded: {unit.detail}" if failed else f"is {unit.progress}", None
+            return Standing.LOADING, f"is not loaded: {unit.detail}" if failed else f"is {unit.progress}"
         if unit.draining:
-            return Standing.DRAINING, "is being drained", None
-        if unit.retrying:
-            return Standing.COLD, f"is not serving, and is started again: {unit.plight}", None
+            return Standing.DRAINING, "is being drained"
+        if unit.started_again:
+            return Standing.COLD, f"is not serving, and is started again; last: {unit.told}"
         if unit.state == "failed" or unit.given_up:
-            return Standing.LOST, f"is not serving: {unit.detail}", None
+            return Standing.LOST, f"is not serving: {unit.detail}"
         breaker, now = self._entry(unit).breaker, self._now()
         state = breaker.state(now)
         if state == "open":
             left = breaker.cold_left(now)
-            return Standing.COLD, f"is left alone for {left:.0f} s after failures, last: {breaker.last}", left
+            return Standing.COLD, f"is left alone for {left:.0f} s after failures, last: {breaker.last}"
         if unit.state != "ready":
-            return Standing.AWAY, f"is {unit.progress}", None
+            return Standing.AWAY, f"is {unit.progress}"
         if state == "half_open" and lane is not None and (lane.waiting or not lane.has_room):
-            return Standing.AWAY, "has failed, and lets one request at a time show whether it serves again", None
-        return Standing.SERVING, "is ready", None
+            return Standing.AWAY, "has failed, and lets one request at a time show whether it serves again"
+        return Standing.SERVING, "is ready"
 
     def _succeeded(self, unit: Unit, entry: _Entry, began: float) -> None:
         if entry.breaker.succeeded(began):
@@ -285,6 +293,14 @@ class Board:
 
     def __repr__(self) -> str:
         return f"<Board {self.policy}, {len(self._entries)} breakers>"
+
+
+def _remedy(unit: Unit, standing: Standing) -> str:
+    if standing is Standing.LOST:
+        return unit.remedy
+    if standing is Standing.DRAINING:
+        return f"an operator can let requests to it again: vestal backend undrain {unit.name}"
+    return "try again later"
 
 
 def _alike(first: Prospect, other: Prospect) -> bool:

@@ -29,15 +29,10 @@ class Standing(IntEnum):
     LOADING = 5  # it has not served yet; what it can do is not known
 
 
-_HINTS = {
-    Standing.LOST: "an operator can restart it: vestal backend restart {}",
-    Standing.DRAINING: "an operator can let requests to it again: vestal backend undrain {}",
-}
-
-
 class Prospect(Struct, frozen=True):
     """What the router sees of a backend. `busy` is what it runs and has waiting, by slot; `why` is why it stands so.
 
+    `remedy` is what there is to do about that, and `retry_after` in how many seconds to come back, where it is known.
     `model` is what it serves, and of one that has not served yet what it is declared to.
     """
 
@@ -48,7 +43,8 @@ class Prospect(Struct, frozen=True):
     standing: Standing = Standing.SERVING
     busy: float = 0.0
     why: str = ""
-    retry_after: float | None = None  # seconds
+    remedy: str = "try again later"
+    retry_after: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,7 +151,7 @@ def _not_now(prospects: Sequence[Prospect]) -> BackendUnavailable:
     times = [p.retry_after for p in prospects if p.retry_after is not None]
     return BackendUnavailable(
         "; ".join(f"backend {p.name!r} {p.why}" for p in prospects[:4]),
-        hint=_HINTS.get(first.standing, "try again later").format(first.name),
+        hint=first.remedy,
         details={"backend": first.name, "backends": [p.name for p in prospects]},
         retry_after_ms=round(1000 * min(times)) if times else None,
     )
