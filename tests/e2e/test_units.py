@@ -40,7 +40,7 @@ def test_a_real_model_serves_in_all_of_its_sandbox(short_dir: Path, model_home: 
     try:
         daemon.ready()
         with daemon.infer() as peer, daemon.embed() as embedding:
-            assert peer.generate(1, "Say hi.", max_tokens=8)[1].usage.output_tokens == 8
+            assert 0 < peer.generate(1, "Say hi.", max_tokens=8)[1].usage.output_tokens <= 8  # it may be brief
             schema = {"type": "json_schema", "schema": {"enum": ["yes", "no"]}}
             assert peer.generate(2, "Yes?", response_format=schema)[0] in ('"yes"', '"no"')
             embedding.send(m.Embed(id=1, input=["a cat"]))
