@@ -74,7 +74,7 @@ class Board:
     def adjust(self, config: RouterConfig) -> None:
         """Other rules from now on; a breaker that is open stays so, for as long as the new rules say."""
         self._adopt(config)
-        for unit, entry in self._entries.items():
+        for unit, entry in list(self._entries.items()):  # to arrange one may begin another for it
             entry.breaker.adjust(self._rules, self._now())
             self._arrange(unit)
 
@@ -138,7 +138,9 @@ class Board:
     def explain(self, id: int, ask: Ask, closed: WireError | None = None) -> m.RouteReport:
         """Where a request would go now, and why; `closed` is what the daemon tells whoever comes, if it takes none."""
         verdicts, refusal = explained(ask, self._prospects(ask), self.policy)
-        refusal = closed or refusal
+        if closed is not None:
+            refusal = closed
+            verdicts = [(p, "possible" if verdict == "chosen" else verdict, reason) for p, verdict, reason in verdicts]
         lanes = self._dispatcher(ask).scheduler.lanes
         return m.RouteReport(
             id=id,
@@ -155,7 +157,7 @@ class Board:
                 )
                 for prospect, verdict, reason in verdicts
             ],
-            chosen=next((p.name for p, verdict, _ in verdicts if verdict == "chosen" and refusal is None), None),
+            chosen=next((p.name for p, verdict, _ in verdicts if verdict == "chosen"), None),
             refusal=None if refusal is None else error_frame(refusal, None),
         )
 

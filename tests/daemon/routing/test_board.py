@@ -541,5 +541,6 @@ def test_explain_says_what_a_request_then_finds(short_dir: Path) -> None:
         report = explain(m.ExplainRoute(id=1))
         assert report.refusal is not None
         assert (report.chosen, report.refusal.code) == (None, "shutting_down")
+        assert "chosen" not in [candidate.verdict for candidate in report.candidates]
 
     play(short_dir, scene, a, b)
