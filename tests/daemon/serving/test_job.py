@@ -17,6 +17,10 @@ class Owner:
     client = "editor/1.4"
 
 
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
 def test_numbers_are_the_daemons_and_never_used_again() -> None:
     async def main() -> None:
         all = Jobs()
@@ -85,7 +89,7 @@ def test_the_first_reason_counts_and_the_task_is_cancelled_once() -> None:
     async def main() -> None:
         job, told = Job(1, 1, Owner(), 0.0), list[Ended]()
         job.interrupt = told.append
-        job.task = asyncio.ensure_future(asyncio.sleep(3600))
+        job.task = asyncio.ensure_future(_never())
         await asyncio.sleep(0)
         for why in (Ended.OPERATOR, Ended.CLIENT, Ended.SHUTDOWN):
             job.cancel(why)
@@ -134,7 +138,7 @@ def test_a_job_whose_backend_is_stopped_ends_unless_it_can_spare_that_one(spares
 
         if spares is not None:
             job.spare = spare
-        job.task = asyncio.ensure_future(asyncio.sleep(3600 if not spares else 0))
+        job.task = asyncio.ensure_future(asyncio.sleep(0) if spares else _never())
         told = list[tuple[Ended, str]]()
         job.interrupt = lambda why: told.append((why, job.backend))
         await asyncio.sleep(0)
