@@ -85,7 +85,7 @@ class Presence:
         self._upstream, self._report, self.state = upstream, report, "loading"
         try:
             self._serves(await self._unless_stopped(self._until_served(upstream, report)))
-        except BaseException:
+        except BaseException:  # a cancelled start too leaves no connection behind
             await self._close()
             raise
 

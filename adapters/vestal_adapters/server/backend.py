@@ -214,7 +214,7 @@ class ServerBackend(Supervised):
         except OSError as exc:
             home.close()
             raise VestalError(f"backend {self.name!r} could not start a process: {exc.strerror}") from exc
-        except BaseException:
+        except BaseException:  # whatever it was, the directory of a process that is not there goes
             home.close()
             raise
         self._process = process
@@ -233,7 +233,7 @@ class ServerBackend(Supervised):
         except TimeoutError:
             await self._bury(running)
             raise self._late(running) from None
-        except BaseException:
+        except BaseException:  # a cancelled start too leaves no process behind
             await self._bury(running)
             raise
 
