@@ -275,6 +275,7 @@ class House:
                 unavailable_timeout=admission.unavailable_timeout,
             )
         self.places.per_uid = self.config.sockets.connections_per_uid
+        self.supervisor.arrange([table.name for table in self.config.backends])
         self.routes.adjust(self.config.router)
         self.roster.rounds.adjust()
         logs.set_level(self.config.daemon.log_level)

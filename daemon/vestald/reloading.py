@@ -7,7 +7,7 @@ is kept as it was until the daemon restarts, and every reload says so again. The
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from vestald.config.table import Option, options_of
 from vestald.failures import BadConfiguration
 from vestald.rules import Rules, unanswered
 
-__all__ = ["Change", "Reload", "compared", "prepared", "read_again", "refused"]
+__all__ = ["Change", "Reload", "compared", "in_order", "prepared", "read_again", "refused"]
 
 
 _MAX_SHOWN = 200
@@ -89,9 +89,27 @@ def compared(old: Config, new: Config) -> tuple[Config, tuple[Change, ...], tupl
             config = _with(config, option.path, after)
         else:
             kept.append(change)
+    if turned := _turned(old, new):
+        applied.append(
+            Change("backend", *(_cut(", ".join(t.name for t in tables)) for tables in (old.backends, turned)))
+        )
+        config = msgspec.structs.replace(config, backends=turned)
     kept += _backend_changes(old, new)
     config = msgspec.structs.replace(config, source=new.source, origins=new.origins, warnings=new.warnings)
     return config, tuple(applied), tuple(kept)
+
+
+def in_order(running: Sequence[str], declared: Sequence[str]) -> list[str]:
+    """What runs, as the file has it now; what the file does not have any more keeps its place."""
+    both = iter([name for name in declared if name in running])
+    return [next(both) if name in declared else name for name in running]
+
+
+def _turned(old: Config, new: Config) -> tuple[BackendTable, ...]:
+    """The tables of what runs in another order, for a request goes to the first that can; none if it is the same."""
+    names = [table.name for table in old.backends]
+    order = in_order(names, [table.name for table in new.backends])
+    return () if order == names else tuple(old.backends[names.index(name)] for name in order)
 
 
 def _with(node: Any, path: tuple[str, ...], value: object) -> Any:
@@ -109,8 +127,6 @@ def _backend_changes(old: Config, new: Config) -> Iterator[Change]:
             yield Change(f"backend.{name}", was.adapter if was else "-", now.adapter if now else "-")
         else:
             yield from _option_changes(was, now)
-    if [*before] != [*after] and before.keys() == after.keys():  # the first that can takes a request
-        yield Change("backend", ", ".join(before), ", ".join(after))
 
 
 def _option_changes(was: BackendTable, now: BackendTable) -> Iterator[Change]:

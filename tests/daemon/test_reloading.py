@@ -10,13 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vestal.errors import InvalidRequest
 from vestald.config import AdmissionConfig, BackendTable, Config, SocketsConfig, Sources
 from vestald.config.table import options_of
 from vestald.config.values import to_text
 from vestald.house import House
-from vestald.reloading import compared
+from vestald.reloading import compared, in_order
 
 ECHO = '[[backend]]\nname = "echo"\nadapter = "echo"\n'
 
@@ -55,15 +57,29 @@ def test_only_what_is_live_gets_into_the_configuration_that_holds() -> None:
 def test_backends_are_compared_by_name_and_by_what_counts() -> None:
     old = Config(backends=(table("a", slots=1), table("b", token_delay="1s"), table("c")))
     new = Config(backends=(table("b", token_delay="2s"), table("a"), table("d")))
+    assert told(old, new)[0] == ["backend: a, b, c -> b, a, c"]
     assert told(old, new)[1] == [
         'backend.b.token_delay: "1s" -> "2s"',  # slots = 1 is the default of a
         "backend.c: echo -> -",
         "backend.d: - -> echo",
     ]
     turned = Config(backends=tuple(reversed(old.backends)))
-    assert told(old, turned)[1] == ["backend: a, b, c -> c, b, a"]
+    assert told(old, turned) == (["backend: a, b, c -> c, b, a"], [])
+    assert [table.name for table in compared(old, turned)[0].backends] == ["c", "b", "a"]
     other = Config(backends=(table("a", "llamacpp", model="x"), *old.backends[1:]))
     assert told(old, other)[1] == ["backend.a: echo -> llamacpp"]
+
+
+@given(st.permutations("abcdef"), st.permutations("abcdefgh"), st.integers(0, 6), st.integers(0, 8))
+def test_what_runs_follows_the_file_and_what_it_has_no_more_stays(
+    running: list[str], declared: list[str], runs: int, has: int
+) -> None:
+    running, declared = running[:runs], declared[:has]
+    order = in_order(running, declared)
+    assert sorted(order) == sorted(running)
+    assert [name for name in order if name in declared] == [name for name in declared if name in running]
+    assert all(order[place] == name for place, name in enumerate(running) if name not in declared)
+    assert in_order(order, declared) == order
 
 
 # --- every live option ----------------------------------------------------------------------------------------

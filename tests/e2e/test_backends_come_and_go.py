@@ -79,10 +79,9 @@ def test_the_last_that_generates_takes_infer_away_and_the_next_brings_it_back(st
 def test_what_runs_and_waits_when_a_backend_is_removed_comes_to_its_end(start: Start) -> None:
     daemon = start(echo("old", token_delay="10ms"), echo("new"))
     with daemon.infer(features=EVENTS) as peer, watching(daemon) as admin:
-        peer.ask(1, "w " * 60, model="old")
-        peer.take(m.Text, id=1)
-        peer.ask(2, "waits its turn", model="old")
+        peer.send(peer.request(1, "w " * 200, model="old"), peer.request(2, "waits its turn", model="old"))
         peer.take(m.Queued, id=2)
+        peer.take(m.Text, id=1)
         admin.command(m.RemoveBackend(id=1, backend="old"), m.Acknowledged)
         assert backends(daemon)["old"].draining
         peer.ask(3, "by the model that both serve", model="echo")
@@ -91,7 +90,7 @@ def test_what_runs_and_waits_when_a_backend_is_removed_comes_to_its_end(start: S
         refused = peer.error(4)
         assert (refused.code, refused.retryable) == ("backend_unavailable", True)
         assert "'old' is being drained" in refused.message
-        assert peer.done(1).usage.output_tokens == 60
+        assert peer.done(1).usage.output_tokens == 200
         assert peer.done(2).backend == "old"
         admin.event("backend_removed", backend="old")
         peer.ask(5, "nobody knows it", model="old")
@@ -153,7 +152,22 @@ def test_one_that_is_added_stands_where_the_file_has_it(start: Start) -> None:
         with daemon.infer() as peer:
             assert peer.generate(1)[1].backend == "a"
         reloaded = admin.command(m.Reload(id=2), m.Reloaded)
-        assert [change.key for change in reloaded.restart_to_apply] == ["backend"]  # their order, no more
+        (turned,) = reloaded.applied
+        assert (turned.key, turned.before, turned.after) == ("backend", "a, c, b, d, e", "a, d, c, b, e")
+        assert reloaded.restart_to_apply == []
+        assert [*backends(daemon)] == ["a", "d", "c", "b", "e"]
+
+
+def test_the_first_of_the_file_goes_first_after_a_reload(start: Start) -> None:
+    daemon = start(echo("near"), echo("gone"), echo("far"))
+    with daemon.admin() as admin, daemon.infer() as peer:
+        assert peer.generate(1)[1].backend == "near"
+        daemon.rewrite(echo("far"), echo("near"))
+        reloaded = admin.command(m.Reload(id=1), m.Reloaded)
+        assert [change.key for change in reloaded.applied] == ["backend"]
+        assert [change.key for change in reloaded.restart_to_apply] == ["backend.gone"]
+        assert [*backends(daemon)] == ["far", "gone", "near"]
+        assert peer.generate(2)[1].backend == "far"
 
 
 # --- what the file says, and what it does not -------------------------------------------------------------------
@@ -238,10 +252,9 @@ def test_one_that_is_added_and_cannot_start_is_seen_as_failed_and_can_be_repaire
 def test_a_restart_finishes_what_runs_and_takes_over_what_the_file_says_now(start: Start) -> None:
     daemon = start(echo(token_delay="10ms"))
     with daemon.infer(features=EVENTS) as peer, watching(daemon) as admin:
-        peer.ask(1, "w " * 50)
-        peer.take(m.Text, id=1)
-        peer.ask(2, "waits")
+        peer.send(peer.request(1, "w " * 50), peer.request(2, "waits"))
         peer.take(m.Queued, id=2)
+        peer.take(m.Text, id=1)
         daemon.rewrite(echo(slots=3, embed=True))
         admin.command(m.RestartBackend(id=1, backend="echo"), m.Acknowledged)
         peer.ask(3, "comes meanwhile")

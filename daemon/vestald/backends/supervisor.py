@@ -57,6 +57,10 @@ class Supervisor:
     def forget(self, unit: Unit) -> None:
         self.units.remove(unit)
 
+    def arrange(self, names: Sequence[str]) -> None:
+        """The units in this order; `names` has each of them."""
+        self.units.sort(key=lambda unit: names.index(unit.name))
+
     async def start_all(self, units: Iterable[Unit], timeout: float) -> None:
         """Start them at once; return when all are ready. Raises `BackendFailed` at the first that cannot be."""
         units = list(units)
