@@ -99,8 +99,8 @@ def run(plan: Plan, sock: socket.socket) -> None:
         memory=plan.memory_limit,
     )
     command = [plan.binary, *(argument.replace(MODEL, path) for argument in plan.arguments)]
-    # What Python ignores for itself would stay ignored.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    # What Python ignores for itself would stay ignored, and what a shell does for the jobs in its background.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     _say(sock, Begun(confinement))
     os.execve(plan.binary, command, plan.environment)  # noqa: S606  # there is no shell, and is to be none
