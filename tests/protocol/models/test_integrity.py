@@ -147,8 +147,11 @@ def test_truncation_breaks_a_lease_and_reading_does_not(leasable: Path, heard: l
 
     held = hold(leasable, "lease", name="m", on_broken=on_broken)
     assert leasable.read_bytes() == BEFORE
-    with subprocess.Popen([sys.executable, "-c", f"import os; os.truncate({str(leasable)!r}, 0)"]) as cutting:
+    cut = f"import os; input(); os.truncate({str(leasable)!r}, 0)"
+    with subprocess.Popen([sys.executable, "-c", cut], stdin=subprocess.PIPE) as cutting:
+        assert cutting.stdin is not None
         with pytest.raises(InterruptedError):
+            os.write(cutting.stdin.fileno(), b"now\n")
             cutting.wait(20)
         assert seen(held) == BEFORE  # the kernel makes it wait for us
         held.close()
