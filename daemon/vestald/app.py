@@ -37,6 +37,8 @@ __all__ = ["App"]
 
 _ADMIN_MODE = 0o600
 _STDERR = 2
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_STOPS, signal.SIGHUP)
 _GRACE = 0.2  # seconds for each last step once the deadline has passed: frames, backends, connections
 _TURNS = 3  # of the loop until whoever had connected is let in: one polls, one accepts, one to spare
 _LAST_LINES = 2.0  # seconds the disk has for what the audit log has not written yet
@@ -162,9 +164,10 @@ class App:
 
     def _hear_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOPS:
             loop.add_signal_handler(number, self.request_stop, None, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, os.isatty(_STDERR))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # whoever started it may have held them back
 
     def _hang_up(self, at_terminal: bool) -> None:
         """Reload; but when the terminal it was started at has gone, nobody is left who would stop it."""

@@ -28,10 +28,11 @@ def start(short_dir: Path) -> Iterator[Start]:
         wait: bool = True,
         open_files: int | None = None,
         environ: Mapping[str, str] | None = None,
+        under: tuple[str, ...] = (),
         **sections: Table,
     ) -> Daemon:
         config = toml(*(backends or (echo(),)), **sections)
-        daemon = Daemon(short_dir, config, open_files=open_files, environ=environ)
+        daemon = Daemon(short_dir, config, open_files=open_files, environ=environ, under=under)
         daemons.append(daemon)
         return daemon.ready() if wait else daemon
 

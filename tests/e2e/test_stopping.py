@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,9 +47,27 @@ def test_an_idle_daemon_stops_at_once_with_code_0_and_says_nothing(start: Start,
             goaway, *rest = client.rest()
             assert goaway == m.Goaway(reason="stopping", deadline_ms=10_000)
             assert rest == []
-    assert daemon.wait(5) == 0
+    assert daemon.wait(slack()) == 0
     assert left_behind(daemon) == []
     assert daemon.last_words == []
+
+
+_DEAF = """
+import os, signal, sys
+signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
+for number in signals:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_whoever_starts_it_deaf_can_stop_it_all_the_same(start: Start) -> None:
+    """Shells ignore signals for what they run in the background, and runtimes with threads block them."""
+    daemon = start(echo(isolation="process"), under=(sys.executable, "-c", _DEAF))
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert left_behind(daemon) == []
 
 
 def test_a_successor_can_start_in_the_same_directory_at_once(start: Start) -> None:
@@ -61,7 +80,7 @@ def test_a_successor_can_start_in_the_same_directory_at_once(start: Start) -> No
 
 def test_what_runs_and_what_waits_is_finished_before_the_stop(start: Start) -> None:
     daemon = start(echo(token_delay="5ms", slots=2))
-    text = "w " * 40
+    text = "w " * 100
     with daemon.infer(features=EVENTS) as peer:
         peer.send(*(peer.request(id, text) for id in range(5)))
         peer.take(m.Queued, id=4)
@@ -74,7 +93,7 @@ def test_what_runs_and_what_waits_is_finished_before_the_stop(start: Start) -> N
         assert (refused.code, refused.retryable) == ("shutting_down", True)
         for id in range(5):
             done = peer.done(id)
-            assert (done.stop_reason, done.usage.output_tokens) == ("end", 40)
+            assert (done.stop_reason, done.usage.output_tokens) == ("end", 100)
         assert peer.rest() == []
     assert daemon.wait() == 0
 
@@ -134,7 +153,7 @@ def test_a_stop_while_loading_does_not_wait_for_the_load(start: Start, isolation
         daemon.signal()
         admin.event("daemon_state", state="stopping")
     assert daemon.wait() == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < slack()
     assert left_behind(daemon) == []
     assert not any(map(alive, children))
 
@@ -188,7 +207,7 @@ def test_a_second_request_to_stop_skips_to_the_kill(start: Start, second: signal
         for id in (1, 2):
             assert peer.error(id).code == "shutting_down"
     assert daemon.wait() == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < slack()
     assert not any(map(alive, children))
 
 
@@ -201,7 +220,7 @@ def test_a_second_request_to_stop_does_not_wait_for_a_backend_that_ignores_it(st
         began = time.monotonic()
         daemon.signal()
         assert daemon.wait() == 70
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < slack()
 
 
 def test_no_worker_survives_a_daemon_that_is_killed(start: Start) -> None:
@@ -232,7 +251,7 @@ def test_an_answer_that_is_written_is_not_lost_to_the_stop(start: Start) -> None
         with pytest.raises(subprocess.TimeoutExpired):
             daemon.process.wait(0.8)
         assert peer.done(1).text == text
-    assert daemon.wait(2) == 0
+    assert daemon.wait(slack()) == 0
 
 
 def test_who_never_reads_does_not_hold_up_the_stop_beyond_its_deadline(start: Start) -> None:
@@ -252,7 +271,7 @@ def test_a_connection_that_said_no_hello_does_not_hold_up_the_stop(start: Start)
         daemon.status()
         began = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < slack()
 
 
 def test_the_admin_socket_is_there_to_the_end(start: Start) -> None:
