@@ -6,6 +6,7 @@ The house answers questions and counts; it opens no socket and starts nothing. `
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vestal.negotiation import Offer
 from vestal.values import LifecycleState, Usage
 from vestald import logs
 from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.lane import Lane
 from vestald.admission.quota import Quotas
 from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket
@@ -68,6 +70,7 @@ class House:
         self.sockets: dict[str, Path] = {}
         self.socket_faults: dict[str, str] = {}
         self.generating, self.embedding = (Dispatcher(scheduler) for scheduler in self._schedulers())
+        self.generating.beside, self.embedding.beside = self.embedding, self.generating
         self.routes = Board(self, lambda: self.supervisor.units, config.router)
         backends = build_backends(config)
         self.config = msgspec.structs.replace(config, backends=tuple(backend.table for backend in backends))
@@ -281,9 +284,12 @@ class House:
         logs.set_level(self.config.daemon.log_level)
 
     def _schedulers(self) -> list[Scheduler]:
-        """One for `generate` and one for `embed`, with one account of tokens; both ask for the rules of the moment."""
+        """One for `generate` and one for `embed`, with one account of tokens; both ask for the rules of the moment.
+
+        A backend that does both has a lane in each, and one breaker.
+        """
         admission = self.config.admission
-        quotas = Quotas(self._quota_of)
+        quotas, kin = Quotas(self._quota_of), defaultdict[str, list[Lane]](list)
         return [
             Scheduler(
                 queue_depth=admission.queue_depth,
@@ -291,6 +297,7 @@ class House:
                 weight_of=self._weight_of,
                 quotas=quotas,
                 unavailable_timeout=admission.unavailable_timeout,
+                kin=kin,
             )
             for _ in range(2)
         ]

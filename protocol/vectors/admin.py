@@ -54,7 +54,16 @@ def admin_messages() -> Iterator[tuple[str, str, Any]]:
     yield (
         "explain_route, every field",
         "client",
-        m.ExplainRoute(id=1, socket="embed", version=2, model="default", needs=["tools", "seed"]),
+        m.ExplainRoute(
+            id=1,
+            socket="embed",
+            version=2,
+            model="default",
+            needs=["tools", "seed"],
+            dimensions=256,
+            task="search_query",
+            normalize=False,
+        ),
     )
     yield "reload", "client", m.Reload(id=1)
     yield "stop", "client", m.Stop(id=1)

@@ -58,8 +58,10 @@ __all__ = [
     "TokenEventV2",
     "ToolUseEvent",
     "Unavailable",
+    "check_embed",
     "check_supported",
     "honours",
+    "unsaid_of_embed",
 ]
 
 
@@ -293,6 +295,54 @@ def honours(capabilities: Capabilities, option: str) -> bool:
     if flag is not None:
         return bool(getattr(capabilities, flag))
     return option in _DAEMON_OPTIONS or option in capabilities.options
+
+
+def check_embed(request: EmbedRequest, capabilities: Capabilities) -> None:
+    """Raise `Unsupported`, naming the option, if the backend says that it cannot honour what the request asks for."""
+    model, tasks = capabilities.model, capabilities.embedding_tasks
+    if request.task is not None and tasks is not None and request.task not in tasks:
+        raise Unsupported(
+            f"model {model!r} cannot honour task={shown(repr(request.task))}: it knows {', '.join(tasks) or 'none'}",
+            hint="leave task out, or name a model that knows it; of a llamacpp backend its table's `task_prefixes` do",
+            details={"option": "task", "model": model, "tasks": list(tasks)},
+        )
+    if (asked := _other_dimensions(request, capabilities)) is not None:
+        shortest, longest = capabilities.embedding_shortest, capabilities.embedding_longest
+        if (shortest is not None and asked < shortest) or (longest is not None and asked > longest):
+            raise Unsupported(
+                f"model {model!r} cannot honour dimensions={asked}: its vectors have {_range(shortest, longest)}",
+                hint="leave dimensions out; of a llamacpp model that was trained for it (Matryoshka), its table's"
+                " `cut_dimensions` allows fewer",
+                details={"option": "dimensions", "model": model, "shortest": shortest, "longest": longest},
+            )
+    if not request.normalize and capabilities.embedding_raw is False:
+        raise Unsupported(
+            f"model {model!r} cannot honour normalize=False: its vectors may have been scaled before",
+            hint="leave normalize out, or name a model that can",
+            details={"option": "normalize", "model": model},
+        )
+
+
+def unsaid_of_embed(request: EmbedRequest, capabilities: Capabilities) -> list[str]:
+    """The options of a request of which a backend does not say whether it honours them."""
+    ends = (capabilities.embedding_shortest, capabilities.embedding_longest)
+    open_questions = {
+        "task": request.task is not None and capabilities.embedding_tasks is None,
+        "dimensions": _other_dimensions(request, capabilities) is not None and None in ends,
+        "normalize": not request.normalize and capabilities.embedding_raw is None,
+    }
+    return [option for option, is_open in open_questions.items() if is_open]
+
+
+def _other_dimensions(request: EmbedRequest, capabilities: Capabilities) -> int | None:
+    """The dimensions asked for, unless they are those that the vectors have anyway."""
+    return request.dimensions if request.dimensions != capabilities.embedding_dimensions else None
+
+
+def _range(shortest: int | None, longest: int | None) -> str:
+    if shortest == longest:
+        return f"{longest}"
+    return f"{shortest or 'fewer'} to {longest or 'more'}"
 
 
 def _asked(options: GenerateOptions) -> list[tuple[str, Any]]:

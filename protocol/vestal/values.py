@@ -306,6 +306,9 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     `context_length` and `max_output_tokens` are tokens; `None` is "no limit of its own". `embedding_batch` texts are
     computed together, as far as it tells. `local`: it computes on this machine. `options` names the
     generate options, beyond those the daemon itself honours, that the backend honours.
+
+    Of an `embed` it honours the tasks `embedding_tasks`, `dimensions` from `embedding_shortest` to `embedding_longest`,
+    and with `embedding_raw` also `normalize` off. `None` is no no: it does not say, and only asking it tells.
     """
 
     generate: bool = True
@@ -325,6 +328,10 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     max_input_texts: Annotated[int, Meta(ge=1)] | None = None
     embedding_dimensions: Annotated[int, Meta(ge=1)] | None = None
     embedding_batch: Annotated[int, Meta(ge=1)] | None = None
+    embedding_tasks: tuple[str, ...] | None = None
+    embedding_shortest: Annotated[int, Meta(ge=1)] | None = None
+    embedding_longest: Annotated[int, Meta(ge=1)] | None = None
+    embedding_raw: bool | None = None
     local: bool = False
     model: str = ""
     family: str = ""

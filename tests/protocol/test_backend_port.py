@@ -20,7 +20,9 @@ from vestal.backend import (
     Report,
     TextEvent,
     TokenEvent,
+    check_embed,
     check_supported,
+    unsaid_of_embed,
 )
 from vestal.errors import Unsupported
 from vestal.values import (
@@ -239,3 +241,73 @@ def test_an_option_the_adapter_does_not_have_is_an_error() -> None:
 
 def test_every_exported_name_exists() -> None:
     assert all(hasattr(port, name) for name in port.__all__)
+
+
+# --- embed ----------------------------------------------------------------------------------------------------
+
+SILENT = Capabilities(embed=True, embedding_dimensions=384, model="m")
+EMBEDS = Capabilities(
+    embed=True, embedding_dimensions=384, model="m",
+    embedding_tasks=("query", "text"), embedding_shortest=64, embedding_longest=384, embedding_raw=True,
+)  # fmt: skip
+PLAIN = Capabilities(
+    embed=True, embedding_dimensions=384, model="m",
+    embedding_tasks=(), embedding_shortest=384, embedding_longest=384, embedding_raw=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wish", "capabilities", "expected"),
+    [
+        ({}, SILENT, "honoured"),
+        ({}, EMBEDS, "honoured"),
+        ({}, PLAIN, "honoured"),
+        ({"task": "query"}, SILENT, "unsaid"),
+        ({"task": "query"}, EMBEDS, "honoured"),
+        ({"task": "image"}, EMBEDS, "refused"),
+        ({"task": "query"}, PLAIN, "refused"),
+        ({"dimensions": 384}, SILENT, "honoured"),
+        ({"dimensions": 384}, PLAIN, "honoured"),
+        ({"dimensions": 383}, SILENT, "unsaid"),
+        ({"dimensions": 383}, PLAIN, "refused"),
+        ({"dimensions": 64}, EMBEDS, "honoured"),
+        ({"dimensions": 63}, EMBEDS, "refused"),
+        ({"dimensions": 385}, EMBEDS, "refused"),
+        ({"dimensions": 63}, msgspec.structs.replace(EMBEDS, embedding_shortest=None), "unsaid"),
+        ({"dimensions": 385}, msgspec.structs.replace(EMBEDS, embedding_shortest=None), "refused"),
+        ({"dimensions": 385}, msgspec.structs.replace(EMBEDS, embedding_longest=None), "unsaid"),
+        ({"dimensions": 384}, msgspec.structs.replace(SILENT, embedding_dimensions=None), "unsaid"),
+        ({"normalize": False}, SILENT, "unsaid"),
+        ({"normalize": False}, EMBEDS, "honoured"),
+        ({"normalize": False}, PLAIN, "refused"),
+    ],
+    ids=str,
+)
+def test_what_an_embed_asks_for_is_honoured_refused_by_name_or_not_known(
+    wish: dict[str, Any], capabilities: Capabilities, expected: str
+) -> None:
+    request = EmbedRequest(input=["a"], **wish)
+    if expected == "refused":
+        with pytest.raises(Unsupported) as refused:
+            check_embed(request, capabilities)
+        assert refused.value.details["option"] == next(iter(wish))
+        assert "model 'm' cannot honour" in refused.value.message
+        return
+    check_embed(request, capabilities)
+    assert unsaid_of_embed(request, capabilities) == ([next(iter(wish))] if expected == "unsaid" else [])
+
+
+def test_all_that_is_not_said_is_named() -> None:
+    request = EmbedRequest(input=["a"], task="query", dimensions=2, normalize=False)
+    assert unsaid_of_embed(request, SILENT) == ["task", "dimensions", "normalize"]
+
+
+def test_a_refusal_says_what_could_be_asked_for() -> None:
+    for wish, said in (
+        ({"task": "image"}, "it knows query, text"),
+        ({"dimensions": 9}, "dimensions=9: its vectors have 64 to 384"),
+    ):
+        with pytest.raises(Unsupported, match=said):
+            check_embed(EmbedRequest(input=["a"], **wish), EMBEDS)
+    with pytest.raises(Unsupported, match="it knows none"):
+        check_embed(EmbedRequest(input=["a"], task="image"), PLAIN)

@@ -21,7 +21,7 @@ from vestal.backend import CountRequest, EndEvent, GenerateRequest, GenerateRequ
 from vestal.errors import BackendRefused, WireError
 from vestal.values import Capabilities, Message, MessageV2, StopReason, Usage, blocks_text
 from vestal_adapters.echo.options import EchoOptions, Fault
-from vestal_adapters.echo.vectors import BATCH, DIMENSIONS
+from vestal_adapters.echo.vectors import BATCH, DIMENSIONS, MAX_DIMENSIONS
 
 __all__ = ["Script", "capabilities_of", "count_words", "script_of", "tokens_of"]
 
@@ -48,6 +48,10 @@ def capabilities_of(options: EchoOptions) -> Capabilities:
         slots=options.slots,
         embedding_dimensions=DIMENSIONS if options.embed else None,
         embedding_batch=BATCH if options.embed else None,
+        embedding_tasks=() if options.embed else None,
+        embedding_shortest=1 if options.embed else None,
+        embedding_longest=MAX_DIMENSIONS if options.embed else None,
+        embedding_raw=True if options.embed else None,
         local=True,
         model="echo",
         family="echo",

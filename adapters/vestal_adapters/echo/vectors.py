@@ -7,9 +7,9 @@ import math
 import struct
 
 from vestal.backend import EmbedRequest, EmbedResult
-from vestal.errors import InvalidRequest, Unsupported
+from vestal.errors import Unsupported
 
-__all__ = ["BATCH", "DIMENSIONS", "embedded", "vector_of"]
+__all__ = ["BATCH", "DIMENSIONS", "MAX_DIMENSIONS", "embedded", "vector_of"]
 
 DIMENSIONS = 8
 BATCH = 64
@@ -23,8 +23,9 @@ def embedded(request: EmbedRequest) -> EmbedResult:
         raise Unsupported("the echo backend knows no tasks", details={"option": "task"})
     dimensions = DIMENSIONS if request.dimensions is None else request.dimensions
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise InvalidRequest(
-            f"dimensions: {dimensions}, expected 1 to {MAX_DIMENSIONS}", details={"field": "dimensions"}
+        raise Unsupported(
+            f"the echo backend has vectors of 1 to {MAX_DIMENSIONS} dimensions, not {dimensions}",
+            details={"option": "dimensions"},
         )
     pack = struct.Struct(f"<{dimensions}f").pack
     rows = [pack(*vector_of(text, dimensions, normalize=request.normalize)) for text in request.input]

@@ -164,7 +164,8 @@ class Loaded(Struct, frozen=True, tag="loaded"):
         if self.capabilities.slots > MAX_SLOTS:
             raise ValueError(f"slots: {self.capabilities.slots}, at most {MAX_SLOTS}")
         capabilities = self.capabilities
-        if sum(map(len, (capabilities.model, capabilities.family, *capabilities.options))) > MAX_TEXT:
+        lists = (*capabilities.options, *(capabilities.embedding_tasks or ()))
+        if sum(map(len, (capabilities.model, capabilities.family, *lists))) > MAX_TEXT:
             raise ValueError(f"names: more than {MAX_TEXT} characters")  # they must fit a `welcome`
 
 
@@ -189,6 +190,8 @@ class Embedded(Struct, frozen=True, tag="embedded"):
         result = self.result
         if min(result.count, result.dimensions, result.input_tokens) < 0:
             raise ValueError("result: a negative number")
+        if result.input_tokens > MAX_COUNT:
+            raise ValueError(f"result: of {result.input_tokens} tokens")
         if len(result.data) != result.count * result.dimensions * 4:
             raise ValueError(f"result: {len(result.data)} bytes for {result.count} x {result.dimensions} floats")
 

@@ -42,6 +42,7 @@ class Dispatcher:
         self._announced = -1.0
         self._moved = asyncio.Event()
         self.decided: Callable[[Ticket], None] | None = None  # told of each ticket that was let in: it runs, or waits
+        self.beside: Dispatcher | None = None  # whose lanes lead to the same backends
 
     @asynccontextmanager
     async def slot(self, ticket: Ticket, watcher: PositionWatcher | None = None) -> AsyncIterator[Ticket]:
@@ -63,6 +64,7 @@ class Dispatcher:
             self._futures.pop(ticket, None)
             self._watchers.pop(ticket, None)
             self.scheduler.end(ticket, self._now())
+            self._pass_turn(ticket)
             self._advance()
 
     def pace(self, name: str) -> Pace:
@@ -101,6 +103,12 @@ class Dispatcher:
         while (lane := self.scheduler.lanes.get(name)) and (lane.running or (waiting and lane.waiting)):
             self._moved.clear()
             await self._moved.wait()
+
+    def _pass_turn(self, ticket: Ticket) -> None:
+        """Where one may run in all lanes of a backend, the other has the next turn: else it might never have one."""
+        lane = self.scheduler.lanes.get(ticket.lane)
+        if self.beside is not None and lane is not None and lane.one_since is not None:
+            self.beside._advance()
 
     def _advance(self) -> None:
         self._moved.set()

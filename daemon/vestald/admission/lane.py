@@ -34,6 +34,7 @@ class Lane:
 
     def __init__(self, name: str, slots: int, weight_of: Callable[[Hashable], float] = lambda _uid: 1.0) -> None:
         self.name = name
+        self.kin: list[Lane] = [self]  # all that lead to the same backend: one request of any shows whether it serves
         self.slots = slots
         self.open = True
         self.one_since: float | None = None  # of all that start after this moment one may run, to see whether it can
@@ -56,8 +57,10 @@ class Lane:
 
     @property
     def trying(self) -> bool:
-        """Whether the one that may run, runs."""
-        return self.one_since is not None and any(ticket.started >= self.one_since for ticket in self.running)
+        """Whether the one that may run, runs, here or in a lane beside this one."""
+        if self.one_since is None:
+            return False
+        return any(ticket.started >= self.one_since for lane in self.kin for ticket in lane.running)
 
     def reweigh(self) -> None:
         """`weight_of` answers differently from now on."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,8 +38,9 @@ _LOOK_AHEAD = 256  # tickets that are looked at for how long a new one will wait
 class Scheduler:
     """The bounded queue over all lanes.
 
-    `weight_of(uid)` is a caller's share beside others; `quotas` may be common to several schedulers. A lane that is
-    shut for `unavailable_timeout` seconds lets those who wait for it go; None: they wait until it opens.
+    `weight_of(uid)` is a caller's share beside others; `quotas` may be common to several schedulers, and so may `kin`,
+    which has their lanes by backend. A lane that is shut for `unavailable_timeout` seconds lets those who wait for it
+    go; None: they wait until it opens.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Scheduler:
         weight_of: Callable[[Any], float] = lambda _uid: 1.0,
         quotas: Quotas | None = None,
         unavailable_timeout: float | None = None,
+        kin: defaultdict[str, list[Lane]] | None = None,
     ) -> None:
         self.queue_depth = queue_depth
         self.per_caller = per_caller
@@ -58,6 +60,7 @@ class Scheduler:
         self.waiting = 0
         self._weight_of = weight_of
         self._quotas = quotas or Quotas(lambda _uid: 0)
+        self._kin = defaultdict[str, list[Lane]](list) if kin is None else kin
         self._per_uid: Counter[int] = Counter()
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._entries = itertools.count()  # between equal deadlines: parts of one request have its number in common
@@ -69,10 +72,15 @@ class Scheduler:
     # --- lanes ------------------------------------------------------------------------------------------------
 
     def open_lane(self, name: str, slots: int, one_since: float | None = None) -> None:
-        """The backend serves (again), with that many slots; of what starts after `one_since`, one at a time."""
+        """The backend serves (again), with that many slots; of what starts after `one_since`, one at a time.
+
+        That is one in all lanes of the backend. When it ends without a verdict, who advances first has the next.
+        """
         lane = self.lanes.get(name)
         if lane is None:
             lane = self.lanes[name] = Lane(name, slots, self._weight_of)
+            lane.kin = self._kin[name]
+            lane.kin.append(lane)
         lane.slots, lane.open, lane.given_up, lane.one_since = slots, True, "", one_since
         lane.away_since = lane.away_until = None
 
@@ -97,6 +105,7 @@ class Scheduler:
         for ticket, _ in left:
             self.end(ticket, now)
         del self.lanes[name]
+        lane.kin.remove(lane)
         return left
 
     def adjust(self, *, queue_depth: int, per_caller: int, unavailable_timeout: float | None) -> None:

@@ -161,6 +161,11 @@ class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):
     breaker_cold: Annotated[
         Duration, about("how long an open breaker keeps requests away, until one may try", "10s"), LIVE
     ] = Duration(30)
+    unnamed: Annotated[
+        Literal["any", "local"],
+        about("which backends a request that names no model may reach: any, or only those on this machine", "local"),
+        LIVE,
+    ] = "any"
 
 
 class AuditConfig(Struct, frozen=True, forbid_unknown_fields=True):

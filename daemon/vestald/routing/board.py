@@ -2,7 +2,8 @@
 
 The board owns the breakers, one for each engine that has served: one that was started anew begins without a past. A
 lane is open while its backend is ready and the breaker closed; shut while either says so; half open, it lets one start
-at a time, so that the one request that may try is whoever is next, and the others wait behind it.
+at a time, so that the one request that may try is whoever is next, and the others wait behind it. A backend that
+generates and embeds has two lanes and one breaker: one try for both.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Board:
         self._adopt(config)
 
     def _adopt(self, config: RouterConfig) -> None:
-        self.policy, self.retries = config.policy, config.retry_before_first_token
+        self.policy, self.unnamed, self.retries = config.policy, config.unnamed, config.retry_before_first_token
         window, cold = float(config.breaker_window), float(config.breaker_cold)
         self._rules = BreakerRules(config.breaker_failures, window, cold)
 
@@ -92,15 +93,21 @@ class Board:
             return None
         return next((unit for unit in serving if unit is not but), but if but in serving else None)
 
-    def embedders(self, model: str | None) -> list[Unit]:
-        """The backend that embeds, and after it those that can share its work now: same model, same dimensions."""
-        (first, unit), *others = self._ranked(Ask(embed=True, model=model))
-        return [unit, *(other for prospect, other in others if _alike(first, prospect))]
+    def embedders(self, ask: Ask) -> list[Unit]:
+        """The backend that embeds, and after it those that can share its work now: same model, same dimensions.
+
+        One that does not say whether it can takes no part in what the first says it can.
+        """
+        (first, unit), *others = self._ranked(ask)
+        unsure = bool(ask.doubts(first.capabilities))
+        alike = [(can, other) for can, other in others if _alike(first, can)]
+        return [unit, *(other for can, other in alike if unsure or not ask.doubts(can.capabilities))]
 
     def fits(self, unit: Unit, ask: Ask) -> bool:
         """Whether a backend is still one that the request means, and that can do it; both may change while it waits."""
-        meant, can = named_by(ask.model, self._prospects(ask)), unit.capabilities
-        return unit.served and unit.name in [p.name for p in meant] and ask.can(can) and ask.lacking(can) is None
+        meant, can = named_by(ask.model, self._prospects(ask), self.unnamed), unit.capabilities
+        named = unit.served and unit.name in [p.name for p in meant]
+        return named and ask.can(can) and ask.lacking(unit.name, can) is None
 
     def serving(self, unit: Unit, ask: Ask) -> bool:
         """Whether it could begin with a request of that kind now."""
@@ -137,7 +144,7 @@ class Board:
 
     def explain(self, id: int, ask: Ask, closed: WireError | None = None) -> m.RouteReport:
         """Where a request would go now, and why; `closed` is what the daemon tells whoever comes, if it takes none."""
-        verdicts, refusal = explained(ask, self._prospects(ask), self.policy)
+        verdicts, refusal = explained(ask, self._prospects(ask), self.policy, self.unnamed)
         if closed is not None:
             refusal = closed
             verdicts = [(p, "possible" if verdict == "chosen" else verdict, reason) for p, verdict, reason in verdicts]
@@ -205,7 +212,8 @@ class Board:
 
     def _ranked(self, ask: Ask) -> list[tuple[Prospect, Unit]]:
         units = {unit.name: unit for unit in self._units()}
-        return [(prospect, units[prospect.name]) for prospect in ranked(ask, self._prospects(ask), self.policy)]
+        best = ranked(ask, self._prospects(ask), self.policy, self.unnamed)
+        return [(prospect, units[prospect.name]) for prospect in best]
 
     def _prospects(self, ask: Ask) -> list[Prospect]:
         return [self._prospect(unit, self._lane(unit, ask)) for unit in self._units()]

@@ -4,7 +4,8 @@ A request of more texts than its backend computes in one go is divided, as `rout
 the order of its texts. Each part waits in the lane of its backend, so the request takes from each no more than its
 share. A divided request needs several backends, and must not be likelier to fail for it: a part goes once to another
 backend if its own fails or is stopped, and to the one that was chosen if another refuses what that one may not. The
-client is told. Any other end of a part is the end of all. What only waits goes elsewhere as often as its backend leaves
+client is told. So it is of a backend that had not said whether it can do what is asked, and says no: another is chosen
+without it. Any other end of a part is the end of all. What only waits goes elsewhere as often as its backend leaves
 or becomes another, without a word; if nobody is left who gives such vectors, the whole request is chosen for anew.
 """
 
@@ -20,14 +21,14 @@ from msgspec import Struct
 
 from vestal import messages as m
 from vestal.backend import EmbedRequest, EmbedResult
-from vestal.errors import BackendCrashed, BackendUnavailable, WireError
+from vestal.errors import BackendCrashed, BackendRefused, BackendUnavailable, Unsupported, WireError
 from vestal.values import Usage
 from vestald.admission.estimate import Spent
 from vestald.admission.ticket import Ticket
 from vestald.backends.unit import Unit
+from vestald.routing.asking import ask_of_embed
 from vestald.routing.blame import internal_error
 from vestald.routing.breaker import counts
-from vestald.routing.route import Ask
 from vestald.routing.shares import Share, Taker, divide
 from vestald.serving.answer import Terminal
 from vestald.serving.job import Hold, Job
@@ -76,7 +77,8 @@ class Embedding(Work):
         self._divided = False
         self._failures: set[str] = set()  # the backends that failed a part
         self._held: list[_Held] = []  # what backends compute now
-        self._ask = Ask(embed=True, model=message.model)
+        self._refused: dict[str, WireError] = {}  # backends that did not say before that they cannot do it
+        self._ask = ask_of_embed(message, self._refused)  # which sees what comes into it
         self._kind = Kind("", None)  # that was chosen
         self._dimensions: int | None = None  # of every vector; None until the first is there, if nobody says
 
@@ -97,7 +99,7 @@ class Embedding(Work):
 
     def _choose(self) -> int:
         """Choose who computes the vectors, and so which; how many bytes they are, as far as that is known."""
-        self._units = self.services.routes.embedders(self.message.model)
+        self._units = self.services.routes.embedders(self._ask)
         self._kind = kind_of(self._units[0])
         self.terminal.model, self.job.backend = self._kind.model, self._units[0].name
         self._dimensions = self.message.dimensions or self._kind.dimensions
@@ -140,6 +142,7 @@ class Embedding(Work):
                 else:
                     other = self._instead(unit, share.count, error) if unit not in left else None
                 if other is None:
+                    self._pass_on(unit, error)
                     raise
                 if ticket.started:
                     self.terminal.retried(unit.name, error, other.name)
@@ -157,6 +160,18 @@ class Embedding(Work):
         self._failures.add(unit.name)
         again = error.retryable and not (self._divided or isinstance(error, BackendCrashed))
         return self._another(unit, count) or (unit if again and self._serves(unit) else None)
+
+    def _pass_on(self, unit: Unit, error: WireError) -> None:
+        """Choose anew, without a backend that did not say whether it can, and cannot. Raises `_Changed`.
+
+        Such a server refuses in its own words, so it may be for something else. Nothing was computed in any case, and
+        the client is told. Raises the `WireError` that the client hears if nobody is left.
+        """
+        if isinstance(error, Unsupported | BackendRefused) and self._ask.doubts(unit.capabilities):
+            self._refused[unit.name] = error
+            other = self.services.routes.choose(self._ask)
+            self.terminal.retried(unit.name, error, other.name)
+            raise _Changed
 
     def _instead(self, unit: Unit, count: int, error: WireError) -> Unit | None:
         """Who is asked in place of one that went away for good while texts waited for it. No retry: nobody had them."""
@@ -211,9 +226,14 @@ class Embedding(Work):
                 began = time.monotonic()
                 if self.terminal.started is None:
                     self.terminal.started = began
-                with self._in_hand(unit, share.count, last=last), self.services.routes.trial(unit):
-                    result = await _asked(unit, request)
-                    self._dimensions = check(unit, result, share.count, self._dimensions)
+                try:
+                    with self._in_hand(unit, share.count, last=last), self.services.routes.trial(unit):
+                        result = await _asked(unit, request)
+                        self._dimensions = check(unit, result, share.count, self._dimensions)
+                except (Unsupported, BackendRefused):
+                    if self._ask.doubts(unit.capabilities):
+                        ticket.used = 0.0  # it was only asked whether it can; who can takes the whole cost
+                    raise
                 ticket.used = float(result.input_tokens)
                 ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
         except WireError as error:

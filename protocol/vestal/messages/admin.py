@@ -127,13 +127,19 @@ class RestartBackend(Wire, frozen=True, kw_only=True, tag="restart_backend"):
 
 
 class ExplainRoute(Wire, frozen=True, kw_only=True, tag="explain_route"):
-    """→ where a request would go now: to `model`, on `socket`, with `needs` of these capabilities and options."""
+    """→ where a request would go now: to `model`, on `socket`, with `needs` of these capabilities and options.
+
+    `dimensions`, `task` and `normalize` are those of the `embed` that would be sent.
+    """
 
     id: Id
     socket: Literal["infer", "embed"] = "infer"
     version: Annotated[int, Meta(ge=1, le=2)] = 1
     model: ShortText | None = None
     needs: Annotated[list[Name], Meta(max_length=32)] = []
+    dimensions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    task: ShortText | None = None
+    normalize: bool = True
 
 
 class Reload(Wire, frozen=True, kw_only=True, tag="reload"):

@@ -48,6 +48,7 @@ _WHILE_SERVING: Mapping[str, Callable[[Subject, Backend], Awaitable[None]]] = {
     "logprobs": option_checks.logprobs,
     "tool_choice": option_checks.tool_choice,
     "embed": vector_checks.embed,
+    "embed_options": vector_checks.embed_options,
     "count": vector_checks.count,
 }
 _STABLE = "stable_capabilities"

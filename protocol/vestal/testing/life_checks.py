@@ -15,6 +15,7 @@ from vestal.values import Capabilities, GenerateOptions
 __all__ = ["capabilities", "health", "readiness", "restart", "stop_while_running", "stop_while_starting"]
 
 _FLAG_NEEDS_V2 = ("tools", "thinking", "vision", "audio")
+_OF_EMBED = ("embedding_batch", "embedding_tasks", "embedding_shortest", "embedding_longest", "embedding_raw")
 
 
 async def readiness(subject: Subject) -> None:
@@ -86,8 +87,11 @@ async def capabilities(_subject: Subject, backend: Backend) -> None:
         raise Broken("it neither generates nor embeds")
     if told.embed and told.embedding_dimensions is None:
         raise Broken("it embeds, and embedding_dimensions is not known")
-    if not told.embed and told.embedding_batch is not None:
-        raise Broken("it does not embed, and has an embedding_batch")
+    if not told.embed and (said := [name for name in _OF_EMBED if getattr(told, name) is not None]):
+        raise Broken(f"it does not embed, and says {', '.join(said)}")
+    own, shortest, longest = told.embedding_dimensions, told.embedding_shortest, told.embedding_longest
+    if own is not None and not (shortest or own) <= own <= (longest or own):
+        raise Broken(f"its vectors have {own} dimensions, and it says that it can make {shortest} to {longest}")
     if unknown := set(told.options) - set(GenerateOptions.__struct_fields__):
         raise Broken(f"capabilities.options names what is no option: {', '.join(sorted(unknown))}")
     if not told.v2 and (flags := [flag for flag in _FLAG_NEEDS_V2 if getattr(told, flag)]):

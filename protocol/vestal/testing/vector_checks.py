@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Awaitable
+from typing import Any
 
 from vestal.backend import Backend, CountRequest, EmbedRequest, EmbedResult
 from vestal.errors import Unsupported, WireError
-from vestal.testing.subject import Broken, Subject
+from vestal.testing.subject import Broken, Inapplicable, Subject
 from vestal.values import Message
 
-__all__ = ["count", "embed"]
+__all__ = ["count", "embed", "embed_options"]
 
 _TEXTS = ["a lighthouse at night", "an invoice for two bicycles"]
 _NEAR = 0.02  # between two computations of one vector: batches of other shapes round differently
@@ -31,6 +32,24 @@ async def embed(subject: Subject, backend: Backend) -> None:
             raise Broken(f"the vector of {text!r} is another one when it comes with others: check their order")
 
 
+async def embed_options(subject: Subject, backend: Backend) -> None:
+    """Every task, the shortest and the longest vectors, and `normalize` off, where they are promised, are honoured."""
+    told = backend.capabilities
+    lengths = {length for length in (told.embedding_shortest, told.embedding_longest) if length is not None}
+    asked: list[dict[str, Any]] = [{"task": task} for task in told.embedding_tasks or ()]
+    asked += [{"dimensions": length} for length in sorted(lengths)]
+    asked += [{"normalize": False}] if told.embedding_raw else []
+    if not asked:
+        raise Inapplicable("its capabilities promise no option of an embed")
+    for options in asked:
+        request = EmbedRequest(input=_TEXTS, **options)
+        try:
+            result = await subject.within("embed()", backend.embed(request))
+        except WireError as exc:
+            raise Broken(f"it promises {options}, and refuses it: {exc!r}") from exc
+        _check_shape(result, len(_TEXTS), request.dimensions or told.embedding_dimensions, "the request asks for")
+
+
 async def _vectors(subject: Subject, backend: Backend, texts: list[str]) -> list[tuple[float, ...]]:
     try:
         result = await subject.within("embed()", backend.embed(EmbedRequest(input=texts)))
@@ -42,11 +61,11 @@ async def _vectors(subject: Subject, backend: Backend, texts: list[str]) -> list
     return [flat[start : start + row] for start in range(0, len(flat), row)]
 
 
-def _check_shape(result: EmbedResult, count: int, dimensions: int | None) -> None:
+def _check_shape(result: EmbedResult, count: int, dimensions: int | None, why: str = "capabilities say") -> None:
     if result.count != count:
         raise Broken(f"{count} texts gave {result.count} vectors")
     if result.dimensions != dimensions:
-        raise Broken(f"vectors have {result.dimensions} dimensions, capabilities say {dimensions}")
+        raise Broken(f"vectors have {result.dimensions} dimensions, {why} {dimensions}")
     if len(result.data) != 4 * result.count * result.dimensions:
         raise Broken(f"{len(result.data)} bytes are not {result.count} vectors of {result.dimensions} float32")
     if result.input_tokens < 1:

@@ -39,7 +39,8 @@ SLOTS = 2
 WORDS = ["one ", "two ", "three ", "four ", "five"]
 ABLE = Capabilities(
     v2=True, embed=True, count=True, tools=True, grammar=True, json_schema=True, logprobs=True, slots=SLOTS,
-    context_length=64, embedding_dimensions=2, model="small", options=("max_tokens", "temperature", "stop"),
+    context_length=64, embedding_dimensions=2, embedding_tasks=("query",), embedding_shortest=1, embedding_longest=2,
+    embedding_raw=True, model="small", options=("max_tokens", "temperature", "stop"),
 )  # fmt: skip
 
 
@@ -127,10 +128,10 @@ class Good(Backend):
         return WORDS[:limit], "length" if limit < len(WORDS) else "end"
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        rows = [(1.0, 0.0) if "house" in text else (0.0, 1.0) for text in request.input]
-        return EmbedResult(
-            count=len(rows), dimensions=2, data=b"".join(struct.pack("<2f", *row) for row in rows), input_tokens=9
-        )
+        length = request.dimensions or 2
+        rows = [[1.0, 0.0][:length] if "house" in text else [0.0, 1.0][-length:] for text in request.input]
+        data = b"".join(struct.pack(f"<{length}f", *row) for row in rows)
+        return EmbedResult(count=len(rows), dimensions=length, data=data, input_tokens=9)
 
     async def count(self, request: CountRequest) -> int:
         assert request.messages

@@ -27,7 +27,7 @@ from vestal.backend import (
     TokenEventV2,
     ToolUseEvent,
 )
-from vestal.errors import BackendUnavailable, VestalError
+from vestal.errors import BackendUnavailable, Unsupported, VestalError
 from vestal.testing import CHECKS, NotConforming, check_backend
 from vestal.values import Capabilities, Usage
 
@@ -196,7 +196,8 @@ def test_health_that_does_not_notice_the_end() -> None:
         (replace(ABLE, model=""), "model is empty"),
         (replace(ABLE, options=("max_token",)), "max_token"),
         (replace(ABLE, embedding_dimensions=None), "embedding_dimensions"),
-        (replace(ABLE, embed=False, embedding_batch=32), "has an embedding_batch"),
+        (replace(ABLE, embed=False, embedding_batch=32), "does not embed, and says embedding_batch"),
+        (replace(ABLE, embedding_shortest=3, embedding_longest=4), "have 2 dimensions, and it says that it can make 3"),
         (replace(ABLE, v2=False), "tools cannot be asked for without v2"),
         (replace(ABLE, generate=False, embed=False), "neither"),
     ],
@@ -431,6 +432,28 @@ def test_vectors_that_are_wrong(result: EmbedResult, why: str) -> None:
             return result
 
     assert why in fails("embed", Wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [("task", "it promises {'task': 'query'}, and refuses it"), ("normalize", "promises {'normalize': False}")],
+)
+def test_an_option_of_an_embed_that_is_promised_and_refused(option: str, why: str) -> None:
+    class Boasting(Good):
+        async def embed(self, request: EmbedRequest) -> EmbedResult:
+            if getattr(request, option) != getattr(EmbedRequest(input=[]), option):
+                raise Unsupported(f"what is {option}?", details={"option": option})
+            return await super().embed(request)
+
+    assert why in fails("embed_options", Boasting)
+
+
+def test_shorter_vectors_that_are_promised_and_not_given() -> None:
+    class Full(Good):
+        async def embed(self, request: EmbedRequest) -> EmbedResult:
+            return await super().embed(replace(request, dimensions=None))
+
+    assert "vectors have 2 dimensions, the request asks for 1" in fails("embed_options", Full)
 
 
 def test_vectors_in_another_order() -> None:

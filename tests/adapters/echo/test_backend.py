@@ -127,7 +127,7 @@ def test_loading_takes_ready_delay_and_reports_percent(run: Any, isolation: str)
         await asyncio.sleep(0)
         assert not backend.ready
         await starting
-        assert time.monotonic() - began >= 0.1
+        assert time.monotonic() - began >= 0.09  # uvloop counts in whole milliseconds
         assert [event.percent for event in seen if isinstance(event, Loading)] == [5 * step for step in range(20)]
         await backend.stop(5)
 
@@ -179,9 +179,14 @@ def test_token_delay_is_waited_before_each_token(isolation: str, serving: Servin
 def test_streams_at_once_wait_side_by_side(run: Any, isolation: str, serving: Serving) -> None:
     async def main() -> None:
         async with serving(isolation=isolation, token_delay="20ms", slots=8) as backend:
-            began = time.monotonic()
-            await asyncio.gather(*(gather(backend.generate(ask("a b c d e"))) for _ in range(8)))
-            assert time.monotonic() - began < 8 * 0.1
+            begun: set[int] = set()
+
+            async def begun_at_the_end_of(number: int) -> int:
+                async for _ in backend.generate(ask("a b c d e")):
+                    begun.add(number)
+                return len(begun)
+
+            assert await asyncio.gather(*map(begun_at_the_end_of, range(8))) == [8] * 8
 
     run(main())
 
@@ -232,7 +237,7 @@ def test_fault_ignore_stop_does_not_return_in_process_and_is_killed_in_a_worker(
             await asyncio.wait_for(here.stop(0.01), 0.1)
         there = EchoBackend("echo", EchoOptions(fault="ignore_stop", isolation="process"))
         await there.start(ignore)
-        await asyncio.wait_for(there.stop(0.2), 2)
+        await asyncio.wait_for(there.stop(0.2), 20)
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vestal.backend import EmbedRequest
-from vestal.errors import InvalidRequest, Unsupported
+from vestal.errors import Unsupported
 from vestal_adapters.echo.vectors import DIMENSIONS, embedded, vector_of
 
 
@@ -45,7 +45,7 @@ def test_dimensions_and_scale_are_honoured() -> None:
 
 @pytest.mark.parametrize("dimensions", [0, -1, 5000])
 def test_other_dimensions_are_refused(dimensions: int) -> None:
-    with pytest.raises(InvalidRequest, match="1 to 4096"):
+    with pytest.raises(Unsupported, match="1 to 4096"):
         embedded(EmbedRequest(input=["x"], dimensions=dimensions))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from vestal.errors import BackendUnavailable, QueueFull, QueueTimeout
 from vestald.admission import dispatcher
 from vestald.admission.dispatcher import Dispatcher
+from vestald.admission.lane import Lane
 from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket, TicketState
 
@@ -398,3 +400,32 @@ def test_idle_is_told_when_the_last_has_left_its_slot_and_if_asked_for_the_queue
         await stage.dispatcher.idle("a", waiting=True)
 
     asyncio.run(main())
+
+
+# --- two dispatchers of the same backends ---------------------------------------------------------------------
+
+
+def test_a_turn_that_ends_without_a_verdict_is_the_other_lanes_next() -> None:
+    async def scene() -> None:
+        kin = defaultdict[str, list[Lane]](list)
+        pair = [Dispatcher(Scheduler(queue_depth=64, per_caller=64, kin=kin)) for _ in range(2)]
+        pair[0].beside, pair[1].beside = pair[1], pair[0]
+        for one in pair:
+            one.open_lane("a", 2, 0.0)
+        order: list[tuple[int, int]] = []
+        ends = {(side, number): asyncio.Event() for side in range(2) for number in range(3)}
+
+        async def hold(side: int, number: int) -> None:
+            async with pair[side].slot(Ticket(number, "a", uid=1, connection=1)):
+                order.append((side, number))
+                await ends[side, number].wait()
+
+        holders = [asyncio.create_task(hold(side, number)) for number in range(3) for side in range(2)]
+        for turn in range(6):
+            await settle()
+            assert len(order) == turn + 1
+            ends[order[-1]].set()
+        await asyncio.gather(*holders)
+        assert order == [(side, number) for number in range(3) for side in range(2)]
+
+    play(scene)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from random import Random
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vestal.errors import BackendUnavailable, QueueFull, QueueTimeout
 from vestal.values import Priority
 from vestald.admission.fairness import FairNode, Fifo
-from vestald.admission.lane import AGEING
+from vestald.admission.lane import AGEING, Lane
 from vestald.admission.scheduler import Scheduler
 from vestald.admission.ticket import Ticket, TicketState
 
@@ -131,6 +131,67 @@ def test_no_history_breaks_an_invariant(seed: int, slots: int, depth: int) -> No
         w.end(running[0])
     assert w.scheduler.waiting == w.scheduler.running == 0
     assert w.ended == {t.number: 1 for t in w.tickets}
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), slots=st.integers(1, 4))
+def test_of_what_starts_after_a_moment_one_at_a_time_runs_in_all_lanes_of_a_backend(seed: int, slots: int) -> None:
+    random, kin = Random(seed), defaultdict[str, list[Lane]](list)
+    pair = [Scheduler(queue_depth=64, per_caller=64, kin=kin) for _ in range(2)]
+    now, tickets = 0.0, list[tuple[Scheduler, Ticket]]()
+    since: float | None = None
+
+    def advance() -> None:
+        for scheduler in random.sample(pair, 2):
+            started, ended = scheduler.advance(now)
+            assert not ended
+            assert all(ticket.started == now for ticket in started)
+        running = [t for _, t in tickets if t.state is TicketState.RUNNING]
+        tries = [t for t in running if since is not None and t.started >= since]
+        assert len(tries) <= 1
+        for scheduler in pair:
+            lane = scheduler.lanes["a"]
+            if lane.waiting and not tries:
+                assert len(lane.running) >= slots, "nobody tries, and work waits beside an idle slot"
+
+    def reopen(one_since: float | None) -> None:
+        for scheduler in pair:  # shut both before one opens, as the board does
+            scheduler.shut_lane("a", now)
+        for scheduler in pair:
+            scheduler.open_lane("a", slots, one_since)
+
+    reopen(None)
+    for number in range(100):
+        now += random.expovariate(1.0)
+        act, live = random.random(), [(s, t) for s, t in tickets if t.state is not TicketState.ENDED]
+        if act < 0.5:
+            scheduler = random.choice(pair)
+            ticket = Ticket(number, "a", random.randrange(3), 1)
+            tickets.append((scheduler, ticket))
+            try:
+                scheduler.submit(ticket, now)
+            except QueueFull:
+                tickets.pop()
+        elif act < 0.9 and live:
+            scheduler, ticket = random.choice(live)
+            scheduler.end(ticket, now)
+        else:
+            since = random.choice([None, now])
+            reopen(since)
+        advance()
+
+
+def test_a_lane_that_is_dropped_keeps_no_other_from_trying() -> None:
+    kin = defaultdict[str, list[Lane]](list)
+    generating, embedding = (Scheduler(queue_depth=4, per_caller=4, kin=kin) for _ in range(2))
+    for scheduler in (generating, embedding):
+        scheduler.open_lane("a", 1, 0.0)
+    generating.submit(Ticket(1, "a", 1, 1), 1.0)
+    generating.advance(1.0)
+    embedding.submit(Ticket(2, "a", 1, 1), 1.0)
+    assert embedding.advance(1.0)[0] == []
+    generating.drop_lane("a", 2.0)
+    assert [ticket.number for ticket in embedding.advance(2.0)[0]] == [2]
 
 
 def test_one_caller_is_served_in_the_order_it_asked() -> None:

@@ -6,11 +6,14 @@ from itertools import permutations, product
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from vestal.errors import BackendUnavailable, ModelNotFound, Unsupported
+from vestal.messages import Embed
 from vestal.values import Capabilities, RoutePolicy
+from vestald.routing.asking import ask_of_embed
 from vestald.routing.explain import explained
-from vestald.routing.route import Ask, Prospect, Standing, ranked
+from vestald.routing.route import STAYS, Ask, Prospect, Standing, ranked
 
 POLICIES: tuple[RoutePolicy, ...] = ("priority", "least_busy", "local_first")
 
@@ -220,4 +223,117 @@ def test_every_verdict_has_its_reason() -> None:
         ("fourth", "cold", "it is COLD"),
         ("fifth", "loading", "it is LOADING"),
         ("other", "other_model", "it is called other or z"),
+    ]
+
+
+# --- an embed's options: yes, no, and not said ----------------------------------------------------------------
+
+
+def vectors(name: str, **can: Any) -> Prospect:
+    return one(name, "m", **{"generate": False, "embed": True, "embedding_dimensions": 8, **can})
+
+
+YES = vectors("yes", embedding_tasks=("query",), busy=5.0)
+NO = vectors("no", embedding_tasks=())
+SILENT = vectors("silent", local=True)
+
+
+def asking(**options: Any) -> Ask:
+    return ask_of_embed(Embed(id=1, input=["a"], **options))
+
+
+def test_who_says_that_it_can_goes_before_who_does_not_say_and_who_cannot_is_none() -> None:
+    for policy, order in product(POLICIES, permutations([NO, SILENT, YES])):
+        assert [p.name for p in ranked(asking(task="query"), list(order), policy)] == ["yes", "silent"]
+    assert [p.name for p in ranked(asking(), [NO, SILENT, YES], "priority")] == ["no", "silent", "yes"]
+
+
+def test_one_that_serves_and_does_not_say_goes_before_one_that_can_and_is_away() -> None:
+    away = structs.replace(YES, standing=Standing.AWAY)
+    assert [p.name for p in ranked(asking(task="query"), [away, SILENT], "priority")] == ["silent", "yes"]
+
+
+def test_what_nobody_speaks_of_is_asked_for_in_the_order_of_the_policy() -> None:
+    other = vectors("other", busy=3.0)
+    assert [p.name for p in ranked(asking(dimensions=4), [other, SILENT], "priority")] == ["other", "silent"]
+    for policy in ("least_busy", "local_first"):
+        assert [p.name for p in ranked(asking(dimensions=4), [other, SILENT], policy)] == ["silent", "other"]
+
+
+def test_where_all_say_no_the_refusal_names_the_option() -> None:
+    with pytest.raises(Unsupported, match="task='query'") as refused:
+        ranked(asking(task="query"), [NO, vectors("nor", embedding_tasks=("text",))], "priority")
+    assert (refused.value.details["option"], refused.value.retryable) == ("task", False)
+
+
+def test_who_has_refused_is_not_asked_again_and_its_word_is_the_answer_if_nobody_is_left() -> None:
+    said = Unsupported("it cannot", details={"option": "dimensions"})
+    ask = ask_of_embed(Embed(id=1, input=["a"], dimensions=4), {"silent": said})
+    assert chosen(ask, [SILENT, vectors("other")]) == "other"
+    with pytest.raises(Unsupported) as refused:
+        ranked(ask, [SILENT], "priority")
+    assert refused.value is said
+
+
+def test_an_explanation_of_an_embed_has_the_options_in_it() -> None:
+    verdicts, refusal = explained(asking(task="query"), [NO, SILENT, YES], "priority")
+    assert refusal is None
+    assert [(p.name, verdict) for p, verdict, _ in verdicts] == [
+        ("yes", "chosen"), ("silent", "possible"), ("no", "incapable"),
+    ]  # fmt: skip
+    whys = [why for _, _, why in verdicts]
+    assert whys[0] == "silent does not say whether it honours task"
+    assert whys[1] == "yes goes before it: silent does not say whether it honours task"
+    assert "cannot honour task='query'" in whys[2]
+    ((_, verdict, why),), _ = explained(asking(dimensions=4, normalize=False), [SILENT], "priority")
+    doubt = "it is the only one that can; it does not say whether it honours dimensions and normalize"
+    assert (verdict, why) == ("chosen", doubt)
+
+
+# --- requests that name no model ------------------------------------------------------------------------------
+
+OWN, CLOUD = one("own", "small", local=True), one("cloud", "large", v2=True)
+
+
+def test_one_that_names_no_model_may_be_kept_on_this_machine() -> None:
+    for policy, order in product(POLICIES, permutations([CLOUD, OWN, one("far")])):
+        assert [p.name for p in ranked(Ask(), list(order), policy, "local")] == ["own"]
+        assert len(ranked(Ask(), list(order), policy)) == 3
+    assert ranked(Ask(model="large"), [OWN, CLOUD], "priority", "local") == [CLOUD]
+
+
+@pytest.mark.parametrize("standing", [Standing.COLD, Standing.LOST, Standing.DRAINING, Standing.LOADING])
+def test_where_its_own_machine_cannot_take_it_now_the_refusal_says_why_nobody_else_does(standing: Standing) -> None:
+    own = one("own", "small", local=True, standing=standing)
+    assert [p.name for p in ranked(Ask(), [own, CLOUD], "priority")] == ["cloud"]
+    with pytest.raises(BackendUnavailable, match=f"'own' is {standing.name}") as refused:
+        ranked(Ask(), [own, CLOUD], "priority", "local")
+    assert refused.value.hint is not None
+    assert 'stays on this machine (router.unnamed = "local")' in refused.value.hint
+    assert refused.value.details["unnamed"] == "local"
+
+
+def test_one_that_is_away_is_waited_for_instead_of_leaving_the_machine() -> None:
+    away = one("own", local=True, standing=Standing.AWAY)
+    assert [p.name for p in ranked(Ask(), [CLOUD, away], "priority", "local")] == ["own"]
+
+
+def test_where_this_machine_cannot_do_it_at_all_those_that_can_are_named() -> None:
+    with pytest.raises(Unsupported, match="no backend on this machine can generate on version 2") as refused:
+        ranked(Ask(version=2), [OWN, CLOUD], "priority", "local")
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith(
+        "models that can, elsewhere: cloud, large; a request that names no model stays"
+    )
+    with pytest.raises(Unsupported, match="no backend can embed") as refused:
+        ranked(EMBED, [OWN], "priority", "local")
+    assert "unnamed" not in refused.value.details
+
+
+def test_an_explanation_says_that_it_stays_here() -> None:
+    verdicts, refusal = explained(Ask(), [CLOUD, OWN], "priority", "local")
+    assert refusal is None
+    assert [(p.name, verdict, why) for p, verdict, why in verdicts] == [
+        ("own", "chosen", "it is the only one that can"),
+        ("cloud", "other_model", f"it computes elsewhere; {STAYS}"),
     ]

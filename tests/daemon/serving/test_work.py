@@ -326,11 +326,13 @@ def test_an_answer_too_long_for_a_frame_is_said(short_dir: Path) -> None:
 
 
 def test_a_backend_never_runs_more_than_its_slots(short_dir: Path) -> None:
+    dice = random.Random(1)
+
     async def script(_request: Any) -> AsyncIterator[Any]:
-        for _ in range(random.randrange(4)):
+        for _ in range(dice.randrange(4)):
             await asyncio.sleep(0)
             yield TextEvent("w")
-        if random.random() < 0.2:
+        if dice.random() < 0.2:
             raise RuntimeError
         yield END
 
@@ -341,8 +343,8 @@ def test_a_backend_never_runs_more_than_its_slots(short_dir: Path) -> None:
         for id in range(40):
             for caller in callers:
                 caller.ask(id)
-                if random.random() < 0.3:
-                    caller.send(m.Cancel(id=random.randrange(id + 1)))
+                if dice.random() < 0.3:
+                    caller.send(m.Cancel(id=dice.randrange(id + 1)))
         for caller in callers:
             for id in range(40):
                 await caller.end(id)
