@@ -118,7 +118,7 @@ def _fail(directory: Path) -> None:
     """For the errors: a request that cannot be done in its time."""
     with vestal.Client(runtime_dir=directory, client="agent/0.3") as client:
         try:
-            client.generate(_LONG, model="code", timeout_ms=100)
+            client.generate(_LONG, model="code", timeout_ms=500)
         except vestal.DeadlineExceeded:
             return
 

@@ -181,8 +181,10 @@ class _AsyncServingClient(_AsyncClient):
             return (await open_link(seconds)).mux.welcome
 
         wait = waiting(self._endpoint, timeout, monotonic(), tell, autostart=self._autostart)
-        await wait_for(connect, wait)
-        self._started_log = wait.log or self._started_log
+        try:
+            await wait_for(connect, wait)
+        finally:  # a wait that is given up leaves the daemon that it has started
+            self._started_log = wait.log or self._started_log
         return await open_link()
 
 
@@ -318,11 +320,22 @@ class AsyncAdminClient(_AsyncClient):
         needs: Sequence[str] = (),
         socket: Literal["infer", "embed"] = "infer",
         version: int = 1,
+        dimensions: int | None = None,
+        task: str | None = None,
+        normalize: bool | None = None,
     ) -> m.RouteReport:
         """Where a request would go now, and why: to `model`, on a connection of `version` to `socket`, with `needs` of
-        these capabilities and options."""
+        these capabilities and options. The last three are those of an `embed`."""
         return await self._command(
-            m.ExplainRoute, m.RouteReport, model=model, needs=list(needs), socket=socket, version=version
+            m.ExplainRoute,
+            m.RouteReport,
+            model=model,
+            needs=list(needs),
+            socket=socket,
+            version=version,
+            dimensions=dimensions,
+            task=task,
+            normalize=normalize,
         )
 
     async def reload(self) -> m.Reloaded:

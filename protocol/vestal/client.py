@@ -185,8 +185,10 @@ class _ServingClient(_Client):
     def _wait(self, timeout: float, tell: Tell | None) -> Link:
         open_link = super()._open_link
         wait = waiting(self._endpoint, timeout, monotonic(), tell, autostart=self._autostart)
-        wait_for(lambda seconds: open_link(seconds).mux.welcome, wait)
-        self._started_log = wait.log or self._started_log
+        try:
+            wait_for(lambda seconds: open_link(seconds).mux.welcome, wait)
+        finally:  # a wait that is given up leaves the daemon that it has started
+            self._started_log = wait.log or self._started_log
         return open_link()
 
 
@@ -321,11 +323,22 @@ class AdminClient(_Client):
         needs: Sequence[str] = (),
         socket: Literal["infer", "embed"] = "infer",
         version: int = 1,
+        dimensions: int | None = None,
+        task: str | None = None,
+        normalize: bool | None = None,
     ) -> m.RouteReport:
         """Where a request would go now, and why: to `model`, on a connection of `version` to `socket`, with `needs` of
-        these capabilities and options."""
+        these capabilities and options. The last three are those of an `embed`."""
         return self._command(
-            m.ExplainRoute, m.RouteReport, model=model, needs=list(needs), socket=socket, version=version
+            m.ExplainRoute,
+            m.RouteReport,
+            model=model,
+            needs=list(needs),
+            socket=socket,
+            version=version,
+            dimensions=dimensions,
+            task=task,
+            normalize=normalize,
         )
 
     def reload(self) -> m.Reloaded:

@@ -10,7 +10,6 @@ from pathlib import Path
 from vestal import messages as m
 from vestal.client import AdminClient
 from vestal.errors import VestalError
-from vestal.paths import socket_path
 from vestal.requests import CLIENT
 
 __all__ = ["running_daemon"]
@@ -18,8 +17,6 @@ __all__ = ["running_daemon"]
 
 def running_daemon(runtime_dir: Path | str | None = None, client: str = CLIENT) -> m.StatusReport | None:
     """What the daemon of that directory says of itself; `None` without one that tells this user."""
-    if not socket_path("admin", runtime_dir).exists():
-        return None
     try:
         with AdminClient(runtime_dir=runtime_dir, client=client) as admin:
             return admin.status()

@@ -61,6 +61,31 @@ def test_a_backend_is_added_and_removed_while_apps_are_served(vestal: Vestal, st
     assert vestal("run", "--model", "extra", "hello").err.startswith("vestal: model_not_found: ")
 
 
+@pytest.mark.parametrize("deed", ["add", "restart"])
+def test_a_socket_that_could_not_be_opened_for_it_is_a_warning_that_says_what_to_do(
+    vestal: Vestal, start: Start, deed: str
+) -> None:
+    daemon = start()
+    (blocked := daemon.path("embed")).write_text("somebody else's")
+    if deed == "add":
+        declare(daemon, echo(), echo("more", embed=True))
+        done = vestal("backend", "add", "more")
+        assert done.out.startswith("backend more is ready after ")
+    else:
+        declare(daemon, echo(embed=True))
+        done = vestal("backend", "restart", "echo")
+        assert done.out.startswith("backend echo is ready after ")
+    (warning,) = done.err.splitlines()
+    assert warning.startswith("vestal: warning: no request reaches it by embed.sock, which is not there: ")
+    assert f"{blocked} exists and is not a socket" in warning
+    assert "move it away" in warning
+    assert done.code == 0
+    blocked.unlink()
+    declare(daemon, echo(), echo("more", embed=True), echo("third", embed=True))
+    assert vestal("backend", "add", "third").err == "", "a backend that comes makes it try again"
+    assert daemon.path("embed").is_socket()
+
+
 def test_loading_is_shown_in_percent(vestal: Vestal, start: Start) -> None:
     declare(start(), echo(), echo("more", ready_delay="1s"))
     with vestal.terminal("backend", "add", "more") as terminal:
@@ -177,7 +202,7 @@ def test_a_backend_whose_breaker_is_open_is_told_with_the_seconds_that_are_left(
 
     with running(chat_like(break_off)) as server:
         cluster = {"name": "cluster", "adapter": "openai", "preset": "vllm", "base_url": server.url}
-        start(cluster, router={"breaker_failures": 2})
+        start(cluster, router={"breaker_failures": 2, "breaker_cold": "10m"})
         assert [vestal("run", "hello").code for _ in range(2)] == [1, 1]
         refused = vestal("run", "hello")
         assert refused.err.startswith("vestal: backend_unavailable: ")

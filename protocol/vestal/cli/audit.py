@@ -14,7 +14,7 @@ from typing import Any
 
 from vestal.audit import Head, parse_head, read_line
 from vestal.audit_files import default_audit_dir, file_names, lines_of, verify
-from vestal.cli.failures import FAILED, OK, UsageError
+from vestal.cli.failures import FAILED, NOT_PERMITTED, OK, UsageError
 from vestal.cli.parser import Parser
 from vestal.cli.terminal import Screen, printable
 from vestal.cli.wording import count
@@ -66,8 +66,14 @@ def execute(args: Namespace) -> int:
         return _verify(directory, args.head) if deed == "verify" else _tail(directory, args.n, as_is=args.json)
     except OSError as fault:
         why = fault.strerror or str(fault)
-        Screen().note(f"vestal: {directory}: {why}: `vestal status --json` names the daemon's audit.directory")
-        return FAILED
+        Screen().note(f"vestal: {directory}: {why} ({_remedy(fault)})")
+        return NOT_PERMITTED if isinstance(fault, PermissionError) else FAILED
+
+
+def _remedy(fault: OSError) -> str:
+    if isinstance(fault, PermissionError):
+        return "the log is for the daemon's user alone"
+    return "`vestal status --json` names the daemon's audit.directory"
 
 
 def _verify(directory: Path, pinned: Head | None) -> int:

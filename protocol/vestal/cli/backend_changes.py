@@ -31,7 +31,8 @@ _MORE = {
     "backend add": """\
 NAME is declared in the daemon's configuration and does not run; the daemon
 reads the configuration again for it. The command waits until it is ready,
-and exits 69 if it could not be started.""",
+and exits 69 if it could not be started. If a socket for what it can do is
+not there, as something is in its place, a warning says so.""",
     "backend restart": """\
 What runs there may finish until the deadline (default: the daemon's own,
 drain_deadline); what waits for it waits on. It starts as the configuration
@@ -88,7 +89,10 @@ def _followed(client: AdminClient, args: Namespace, begin: Begin, wait: Wait) ->
         screen.note(f"vestal: backend {name} {fault}")
         return UNAVAILABLE
     cut = f"; {count(watch.cut, 'request')} cut at the deadline" if watch.cut else ""
-    return _said(f"backend {name} {done} after {elapsed(monotonic() - began)}{cut}")
+    code = _said(f"backend {name} {done} after {elapsed(monotonic() - began)}{cut}")
+    for warning in watch.warnings:
+        screen.note(f"vestal: warning: {warning}")
+    return code
 
 
 def _said(text: str) -> int:
@@ -155,6 +159,7 @@ class _Watch:
     def __init__(self, client: AdminClient, name: str, events: Following, screen: Screen) -> None:
         self._client, self._name, self._events, self._screen = client, name, events, screen
         self.cut = 0  # requests that the deadline ended
+        self.warnings: list[str] = []
 
     def next(self) -> tuple[Event | None, m.BackendStatus | None]:
         """An event of the backend's, if that is what came first, and the backend as it is now, if it is there."""
@@ -166,6 +171,21 @@ class _Watch:
         if backend is not None:
             self._screen.status(_shown(backend, self._screen.encoding))
         return event, backend
+
+    def find_sockets(self) -> None:
+        """Wait for the sockets of what it can do; one that cannot be opened is a warning, as nobody gets in by it."""
+        while True:
+            report = self._client.status()
+            backend = next((one for one in report.backends if one.name == self._name), None)
+            if report.state != "ready" or backend is None or backend.state != "ready" or backend.capabilities is None:
+                return  # there are no sockets yet, or not for it
+            can = backend.capabilities
+            wanted = [kind for kind, able in (("infer", can.generate), ("embed", can.embed)) if able]
+            shut = [kind for kind in wanted if kind not in report.sockets]
+            if all(kind in report.socket_faults for kind in shut):
+                self.warnings = [_shut(kind, report.socket_faults[kind]) for kind in shut]
+                return
+            self._events.next(_LOOK)
 
     def _concerns(self, event: Event) -> bool:
         return event.data.get("backend") == self._name or self._name in event.data.get("backends", ())
@@ -181,6 +201,7 @@ def _until_ready(watch: _Watch, *, begun: bool) -> Outcome:
             return "is not there any more", ""
         state = event.data["state"] if event is not None and event.kind == "backend_state" else backend.state
         if begun and state == "ready":
+            watch.find_sockets()
             return "", "is ready"
         if begun and state == "failed":
             return f"did not start: {_why(event, backend)}", ""
@@ -192,6 +213,10 @@ def _why(event: Event | None, backend: m.BackendStatus) -> str:
     told = event.data.get("detail") if event is not None else None
     again = "" if backend.required else f" (it is tried again; `vestal backend remove {backend.name}` ends that)"
     return f"{told or backend.detail}{again}"
+
+
+def _shut(kind: str, fault: str) -> str:
+    return f"no request reaches it by {kind}.sock, which is not there: {fault}; the daemon tries again now and then"
 
 
 def _until_gone(watch: _Watch) -> Outcome:

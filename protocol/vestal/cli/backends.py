@@ -13,12 +13,15 @@ from vestal.cli.reach import admin
 from vestal.cli.standing import standing
 from vestal.cli.status import as_json
 from vestal.cli.terminal import columns, printable
-from vestal.cli.wording import cut, json_line, table
+from vestal.cli.wording import folded, json_line, table
 
 __all__ = ["backend_table", "execute", "parser"]
 
 _HEAD = ["NAME", "STATE", "BUSY", "WAIT", "MODEL", "ALIASES"]
 _MORE = """\
+Without a command it lists them.
+
+  vestal backend list            the same
   vestal backend add NAME        start one that the file declares
   vestal backend remove NAME     let it finish, and stop it
   vestal backend drain NAME      give it no new requests
@@ -50,8 +53,10 @@ def execute(args: Namespace) -> int:
 def backend_table(backends: Sequence[m.BackendStatus], width: int | None) -> list[str]:
     """A line each; below the table, what is to be told of those that are not simply ready."""
     lines = table([_HEAD, *map(_row, backends)], right=(2, 3), width=width)
-    told = ((backend.name, backend.detail or _failure(backend)) for backend in backends)
-    return lines + [cut(printable(f"{name}: {detail}"), width) for name, detail in told if detail]
+    for backend in backends:
+        if standing(backend) != "ready" and (told := _failure(backend) or backend.detail):
+            lines += folded(printable(f"{backend.name}: {told}"), width, 2)
+    return lines
 
 
 def _row(backend: m.BackendStatus) -> list[str]:

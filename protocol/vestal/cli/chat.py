@@ -21,10 +21,12 @@ from vestal.cli.conversation import COMMANDS, Conversation, command_of
 from vestal.cli.extras import require
 from vestal.cli.failures import FAILED, OK, explain
 from vestal.cli.interrupts import FirstCancels, Then, between_answers, once
-from vestal.cli.parser import Parser
+from vestal.cli.parser import Parser, nearest
 from vestal.cli.reach import add_wait, at, reach
 from vestal.cli.sampling import add_sampling, sampling_of
 from vestal.cli.terminal import Screen, is_live
+from vestal.cli.wording import count
+from vestal.messages import BackendInfo
 
 __all__ = ["execute", "parser"]
 
@@ -142,9 +144,9 @@ class Chat:
         self._note(f"system message: {self._said.system or 'none'}")
 
     def _model(self, name: str) -> None:
-        there = sorted({known for backend in self._client.backends for known in (backend.name, backend.model)})
+        there = sorted({known for one in _talkers(self._client) for known in (one.name, one.model, *one.aliases)})
         if name and name not in there:
-            raise ValueError(f"no backend serves {name!r}; there are {', '.join(there)}")
+            raise ValueError(f"no backend serves {name!r}{nearest(name, there)}; there are {', '.join(there)}")
         self._said.model = name or self._said.model
         self._note(f"model: {self._said.model or 'the first'} of {', '.join(there)}")
 
@@ -154,10 +156,13 @@ class Chat:
         as_json = name.endswith(".json")
         text = json.dumps(self._said.as_json(), ensure_ascii=False, indent=1) if as_json else self._said.as_markdown()
         path = os.path.expanduser(name)  # noqa: PTH111  # a text that is shown as it was given
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ValueError(f"nothing is saved: {path}: {error.strerror}") from None
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)
-        self._note(f"{len(self._said.turns) // 2} turns are in {path}, for you alone to read")
+        self._note(f"saved {count(len(self._said.turns) // 2, 'turn')} to {path}, for you alone to read")
 
     def _quit(self, _: str) -> None:
         self._ended = True
@@ -177,4 +182,9 @@ _DEEDS: dict[str, Callable[[Chat, str], None]] = {
 
 
 def _served(client: Client) -> str:
-    return "talking to " + ", ".join(f"{backend.model} ({backend.name})" for backend in client.backends)
+    return "talking to " + ", ".join(f"{backend.model} ({backend.name})" for backend in _talkers(client))
+
+
+def _talkers(client: Client) -> list[BackendInfo]:
+    """Those that answer; others only make vectors."""
+    return [backend for backend in client.backends if backend.capabilities.generate]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vestal import AdminClient, Client, DaemonNotReady, DaemonNotRunning, EmbedClient, ModelError, __version__
 from vestal import messages as m
 from vestal.cli.reach import at
 from vestal.cli.standing import standing
-from vestal.errors import VestalError
+from vestal.cli.wording import count
+from vestal.errors import PermissionRefused, VestalError
 from vestal.findings import Finding, fail, failed, ok, warn
 from vestal.models.store import Store
 from vestal.models.trust import Trust
@@ -31,6 +32,9 @@ def examine_daemon(args: Namespace) -> Iterator[Finding]:
         left = any(_directory(args).glob("*.sock"))
         yield failed("daemon", error) if left else warn("daemon", error.message, error.hint or "")
         return
+    except PermissionRefused as error:
+        yield from _guest(args, error)
+        return
     except VestalError as error:
         yield failed("daemon", error)
         return
@@ -39,7 +43,14 @@ def examine_daemon(args: Namespace) -> Iterator[Finding]:
         yield _backend(backend)
     yield from _log(report)
     if report.state == "ready":
-        yield from _sockets(args, report)
+        yield from _sockets(args, report.sockets)
+
+
+def _guest(args: Namespace, refused: PermissionRefused) -> Iterator[Finding]:
+    """A user whom the daemon may serve, and tells nothing of itself."""
+    served = [finding for finding in _sockets(args, ("infer", "embed")) if finding.level == "ok"]
+    yield ok("daemon", f"it is another user's: {refused.message}") if served else failed("daemon", refused)
+    yield from served
 
 
 def _directory(args: Namespace) -> Path:
@@ -58,11 +69,12 @@ def _daemon(report: m.StatusReport) -> Finding:
 
 
 def _backend(backend: m.BackendStatus) -> Finding:
-    about, says = f"backend {backend.name}", f"{standing(backend)}, {backend.running} of {backend.slots} slots busy"
+    about = f"backend {backend.name}"
+    says = f"{standing(backend)}, {backend.running} of {count(backend.slots, 'slot')} busy"
     if backend.state in ("unavailable", "failed", "stopped"):
         return fail(about, f"{backend.state}: {backend.detail}", f"vestal backend restart {backend.name}")
     if backend.breaker.state == "open":
-        failures = f"{backend.breaker.failures} failures of late, the last: {backend.breaker.last}"
+        failures = f"{count(backend.breaker.failures, 'failure')} of late, the last: {backend.breaker.last}"
         return warn(about, f"{says}; {failures}", "vestal logs")
     if backend.draining:
         return warn(about, says, f"vestal backend undrain {backend.name}")
@@ -71,7 +83,7 @@ def _backend(backend: m.BackendStatus) -> Finding:
             about, f"{says}; not in its sandbox: {'; '.join(backend.unsandboxed)}", "what is said of its sandbox above"
         )
     if backend.restarts:
-        return warn(about, f"{says}; its worker died {backend.restarts} times", "vestal logs")
+        return warn(about, f"{says}; its worker died, {count(backend.restarts, 'restart')} so far", "vestal logs")
     return ok(about, says)
 
 
@@ -83,10 +95,10 @@ def _log(report: m.StatusReport) -> Iterator[Finding]:
         yield fail("audit log", says, f"make room for {report.audit.directory}")
 
 
-def _sockets(args: Namespace, report: m.StatusReport) -> Iterator[Finding]:
+def _sockets(args: Namespace, there: Collection[str]) -> Iterator[Finding]:
     """Connect as an app of this user would."""
     for kind, client in (("infer", Client), ("embed", EmbedClient)):
-        if kind not in report.sockets:
+        if kind not in there:
             continue
         try:
             with client(**at(args)) as connection:

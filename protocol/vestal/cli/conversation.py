@@ -63,5 +63,6 @@ def command_of(line: str, known: Sequence[str] = tuple(COMMANDS)) -> tuple[str, 
         return None
     name, _, rest = line[1:].partition(" ")
     if name not in known:
-        raise ValueError(f"there is no command /{name}{nearest(name, known)} (/help lists them; // begins a text)")
+        near = nearest(f"/{name}", [f"/{one}" for one in known])
+        raise ValueError(f"there is no command /{name}{near} (/help lists them; // begins a text)")
     return name, rest.strip()

@@ -7,7 +7,7 @@ other text of each. Whoever has more wants the vectors: `--json`.
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from math import hypot
 from operator import mul
@@ -16,7 +16,7 @@ from msgspec import to_builtins
 
 from vestal import EmbedClient, Embeddings
 from vestal.cli.failures import OK
-from vestal.cli.parser import Parser
+from vestal.cli.parser import Parser, whole
 from vestal.cli.prompt import texts_of
 from vestal.cli.reach import add_wait, at, reach
 from vestal.cli.terminal import Screen, columns, printable
@@ -42,10 +42,16 @@ def parser(command: str, purpose: str) -> Parser:
     """The arguments of `embed`."""
     made = Parser(command, purpose, words="[TEXT…]", most=None, more=_MORE)
     made.add_argument("--model", metavar="NAME", help="the model, or the backend (default: the daemon's first)")
-    made.add_argument("--dimensions", metavar="N", type=int, help="how long the vectors shall be, if the model can")
+    made.add_argument("--dimensions", metavar="N", type=_length, help="how long the vectors shall be, if the model can")
     add_wait(made)
     made.add_argument("--json", action="store_true", help="print the vectors, one JSON object a line")
     return made
+
+
+def _length(text: str) -> int:
+    if length := whole(text):
+        return length
+    raise ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
 
 
 def execute(args: Namespace) -> int:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from vestal import __version__
-from vestal.cli.failures import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, OK, USAGE, explain
+from vestal.cli.failures import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, OK, UNWRITTEN, USAGE, explain
 from vestal.cli.parser import RUNTIME_DIR, Parser, nearest
 from vestal.cli.terminal import printable
 
@@ -133,7 +133,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     module, purpose = COMMANDS[name]
     if name in BRANCHES and len(rest) > 1 and not rest[1].startswith("-"):
         if rest[1] not in BRANCHES[name]:
-            top.error(f"there is no command '{name} {rest[1]}'{nearest(rest[1], BRANCHES[name])}")
+            there = f"{nearest(rest[1], BRANCHES[name])} ({', '.join(BRANCHES[name])})"
+            top.error(f"there is no command '{name} {rest[1]}'{there}", name)
         module, purpose = BRANCHES[name][rest[1]]
         name, rest = f"{name} {rest[1]}", rest[1:]
     home = import_module(f"vestal.cli.{module}")
@@ -177,14 +178,14 @@ class _Top(argparse.ArgumentParser):
             value = not value and argument == "--runtime-dir"
         return len(arguments)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str, command: str = "") -> NoReturn:
         """One line, and the exit code for usage."""
-        self.exit(USAGE, f"vestal: {printable(message)} (see `vestal --help`)\n")
+        self.exit(USAGE, f"vestal: {printable(message)} (see `{f'vestal {command}'.rstrip()} --help`)\n")
 
 
 def _commands() -> str:
     groups = (
-        f"{title}\n" + "\n".join(f"  {name:<10} {COMMANDS[name][1]}" for name in names) for title, names in _GROUPS
+        f"{title}\n" + "\n".join(f"  {name:<11} {COMMANDS[name][1]}" for name in names) for title, names in _GROUPS
     )
     return "\n\n".join(groups)
 
@@ -197,6 +198,8 @@ def _fail(error: Exception) -> int:
         traceback.print_exception(error)
     with suppress(OSError):  # nobody is left to be told
         sys.stderr.write(f"vestal: {printable(line)}\n")
+    if code == UNWRITTEN:
+        _silence_stdout()
     return code
 
 

@@ -17,8 +17,9 @@ from vestal.cli.terminal import printable
 
 __all__ = ["RUNTIME_DIR", "Parser", "nearest", "seconds", "whole"]
 
-RUNTIME_DIR = "where the sockets are (default: $VESTAL_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vestal)"
+RUNTIME_DIR = "where the sockets are (default: $VESTAL_RUNTIME_DIR, $XDG_RUNTIME_DIR/vestal, or /tmp/vestal-UID)"
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
+_ALIKE, _AS_GOOD = 0.55, 0.15  # how alike two words are that may be meant, and how much less so a second may be
 _SECONDS = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,9}")
 
 
@@ -74,11 +75,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`: did you mean …?`, or nothing."""
-    from difflib import get_close_matches
+    """`: did you mean …?`, or nothing. Dashes count for nothing: all options have them in common."""
+    from difflib import SequenceMatcher
 
-    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else ""
+    bare = word.lstrip("-")
+    alike = {
+        name: SequenceMatcher(None, name.lstrip("-"), bare).ratio()
+        for name in known
+        if name.startswith("-") == word.startswith("-")
+    }
+    best = max(alike.values(), default=0.0)
+    near = [name for name in alike if best >= _ALIKE and alike[name] > best - _AS_GOOD]
+    near.sort(key=alike.__getitem__, reverse=True)
+    return f": did you mean {' or '.join(near[:2])}?" if near else ""
 
 
 def seconds(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TypedDict
 
-from vestal import AdminClient, Client, EmbedClient, Progress, __version__
+from vestal import AdminClient, Client, DaemonNotStarted, EmbedClient, Progress, __version__
 from vestal.cli.parser import Parser, seconds
 from vestal.cli.terminal import Screen
 
@@ -46,17 +46,21 @@ def add_wait(parser: Parser) -> None:
 
 def reach(client: Client | EmbedClient, args: Namespace, screen: Screen) -> None:
     """Connect; with `--wait`, keep trying for so many seconds, and show how far loading is. What was started on the
-    way is said, as it stays."""
+    way is said, as it stays, even where nobody waits for it any longer."""
     wait = seconds(_PATIENCE) if args.wait is None and args.autostart else args.wait
     if wait is None:
         client.connect()
         return
+    stays = True
     try:
         client.wait_ready(wait, lambda progress: screen.status(_shown(progress)))
+    except DaemonNotStarted:
+        stays = False
+        raise
     finally:
         screen.erase()
-    if client.started_log is not None:
-        screen.note(f"vestal: started vestald, which stays; its log is {client.started_log}, `vestal stop` ends it")
+        if stays and client.started_log is not None:
+            screen.note(f"vestal: started vestald, which stays; its log is {client.started_log}, `vestal stop` ends it")
 
 
 def _shown(progress: Progress) -> str:

@@ -45,6 +45,8 @@ def parser(command: str, purpose: str) -> Parser:
         return Parser(command, purpose, words="explain [MODEL]", least=1, more=_MORE)
     made = Parser(command, purpose, words="[MODEL]", most=1, more=_MORE)
     made.add_argument("--embed", action="store_true", help="an embed instead of a generate")
+    made.add_argument("--task", metavar="NAME", help="the task of that embed")
+    made.add_argument("--dimensions", metavar="N", type=int, help="how long the vectors of that embed shall be")
     made.add_argument("--v1", action="store_true", help="of a client that speaks version 1 only")
     made.add_argument("--needs", metavar="LIST", type=_listed, default=[],
                       help="what it would use: capabilities and options, such as tools,vision,seed")  # fmt: skip
@@ -58,7 +60,12 @@ def execute(args: Namespace) -> int:
     with admin(args) as client:
         speaks_v2 = any(backend.capabilities and backend.capabilities.v2 for backend in client.backends())
         report = client.explain_route(
-            model, needs=args.needs, socket="embed" if args.embed else "infer", version=1 + (speaks_v2 and not args.v1)
+            model,
+            needs=args.needs,
+            socket="embed" if args.embed else "infer",
+            version=1 + (speaks_v2 and not args.v1),
+            dimensions=args.dimensions,
+            task=args.task,
         )
     if args.json:
         lines = [json_line({"chosen": None, "refusal": None, **as_json(report)})]

@@ -17,12 +17,13 @@ from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
 from vestal.cli.standing import COLOURS, colour_of, standing
 from vestal.cli.terminal import Screen, Style, columns, printable, style_of
-from vestal.cli.wording import bar, cells, count, cut, json_line, megabytes, words_of_time
+from vestal.cli.wording import bar, cells, count, cut, folded, json_line, megabytes, words_of_time
 
 __all__ = ["as_json", "backend_lines", "execute", "parser", "status_lines"]
 
 _BAR = 20
 _NAME = 40  # columns of a name, at most
+_INDENT = 11  # columns of what a fact is called
 _LOADING = "is not ready yet: `vestal run --wait PROMPT` waits for it"
 _NEXT = {
     "starting": _LOADING,
@@ -65,7 +66,7 @@ def as_json(message: msgspec.Struct) -> dict[str, Any]:
 
 
 def status_lines(report: m.StatusReport, width: int | None, style: Style, encoding: str | None) -> list[str]:
-    """The daemon in a few lines, then each backend in two or three; `width` cuts, `None` does not."""
+    """The daemon in a few lines, then each backend in two or three; what does not fit `width` is folded."""
     state = style(report.state, "bold", *filter(None, [COLOURS.get(report.state)]))
     facts = (
         ("directory", printable(report.runtime_dir)),
@@ -73,17 +74,16 @@ def status_lines(report: m.StatusReport, width: int | None, style: Style, encodi
         ("requests", f"{report.running} running, {report.waiting} waiting (at most {report.queue_depth})"),
         ("clients", f"{count(report.connections, 'connection')}, this one included"),
     )
-    lines = [
-        f"{printable(report.server)}  {state}",
-        cut(f"pid {report.pid}, up {words_of_time(report.uptime_ms / 1000)}{_memory(report.memory_bytes)}", width),
-        *(cut(f"{name:<10} {value}", width) for name, value in facts),
-    ]
+    up = f"up {words_of_time(report.uptime_ms / 1000)}{_memory(report.memory_bytes)}"
+    lines = [f"{printable(report.server)}  {state}", cut(f"pid {report.pid}, {up}", width)]
+    for name, value in facts:
+        lines += folded(f"{name:<10} {value}", width, _INDENT)
     for kind, fault in sorted(report.socket_faults.items()):
-        lines.append(cut(f"{'no socket':<10} {printable(f'{kind}: {fault}')}", width))
+        lines += folded(f"{'no socket':<10} {printable(f'{kind}: {fault}')}", width, _INDENT)
     if report.audit is not None and (report.audit.dropped or report.audit.fault):
         lost = f"{count(report.audit.dropped, 'line')} dropped"
         trouble = f"{lost}: {report.audit.fault}" if report.audit.fault else lost
-        lines.append(cut(f"{'audit log':<10} {printable(trouble)}", width))
+        lines += folded(f"{'audit log':<10} {printable(trouble)}", width, _INDENT)
     for backend in report.backends:
         lines += ["", *backend_lines(backend, width, style, encoding)]
     return lines
@@ -96,7 +96,8 @@ def backend_lines(backend: m.BackendStatus, width: int | None, style: Style, enc
     name, state = cut(printable(backend.name), room), style(words, *filter(None, [colour_of(backend)]))
     lines = [f"{style(name, 'bold')}  {state}{progress}"]
     facts = (_what(backend), *_names(backend), printable(backend.detail), *_failures(backend), *_confinement(backend))
-    lines += [cut(f"  {line}", width) for line in facts if line]
+    for fact in filter(None, facts):
+        lines += folded(f"  {fact}", width, 4)
     return lines
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-__all__ = ["bar", "cells", "count", "cut", "elapsed", "json_line", "megabytes", "pad", "table", "words_of_time"]
+__all__ = [
+    "bar", "cells", "count", "cut", "elapsed", "folded", "json_line", "megabytes", "pad", "table", "words_of_time",
+]  # fmt: skip
 
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
@@ -55,13 +58,28 @@ def cut(text: str, width: int | None) -> str:
     """`text` in at most `width` columns, with `…` where something is left out."""
     if width is None or cells(text) <= width:
         return text
-    kept, room = [], width - 1
-    for character in text:
+    return _fitting(text, width - 1) + "…"
+
+
+def folded(text: str, width: int | None, indent: int) -> list[str]:
+    """`text` in lines of at most `width` columns, broken at blanks where there are any; later lines are indented."""
+    lines, rest = [], text.rstrip(" ")
+    while width is not None and cells(rest) > width:
+        fits = _fitting(rest, width)
+        blank = len(fits) if rest[len(fits)] == " " else fits.rfind(" ")
+        at = blank if fits[: max(blank, 0)].strip() else len(fits)
+        lines.append(rest[:at].rstrip(" "))
+        rest = " " * indent + rest[at:].lstrip(" ")
+    return [*lines, rest]
+
+
+def _fitting(text: str, room: int) -> str:
+    """The longest beginning that takes no more than so many columns."""
+    for end, character in enumerate(text):
         room -= cells(character)
         if room < 0:
-            break
-        kept.append(character)
-    return "".join(kept) + "…"
+            return text[:end]
+    return text
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
@@ -86,8 +104,6 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), width: in
 
 def json_line(value: object) -> str:
     """One line of JSON. DEL and C1, which JSON leaves as they are and a terminal obeys, become escapes."""
-    import re
-
     import msgspec
 
     text = msgspec.json.encode(value).decode()

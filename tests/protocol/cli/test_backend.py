@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,8 +17,10 @@ from vestal import messages as m
 from vestal.cli.backends import backend_table
 from vestal.errors import InvalidRequest
 from vestal.testing import Gone, Peer, ScriptedDaemon, status_report
+from vestal.values import Capabilities
 
 CHAT = m.BackendStatus(name="chat", adapter="llamacpp", model="smollm2-135m", state="ready", slots=4)
+CHAT_ABLE = msgspec.structs.replace(CHAT, capabilities=Capabilities())
 Step = tuple[dict[str, Any], m.BackendStatus | None]
 """An event's facts with its `kind`, and the backend as it is from then on."""
 
@@ -29,10 +32,14 @@ def state(word: Any, **facts: Any) -> Step:
 
 
 class House:
-    """A daemon with one backend: a command to change it begins the story, and each look at it brings its next step."""
+    """A daemon with one backend: a command to change it begins the story, and each look at it brings its next step.
+
+    `doors` are its sockets and why others are not there, one pair for each look at them.
+    """
 
     def __init__(self, *story: Step, before: m.BackendStatus | None = None) -> None:
         self.commands: list[m.AnyMessage] = []
+        self.doors: Iterator[tuple[dict[str, str], dict[str, str]]] = repeat(({"infer": "/run/infer.sock"}, {}))
         self._story = iter(story)
         self._backend = before
         self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
@@ -54,8 +61,13 @@ class House:
         with suppress(Gone):
             while True:
                 message: Any = peer.next()
+                there = [self._backend] if self._backend else []
                 if isinstance(message, m.Backends):
-                    peer.send(m.BackendsReport(id=message.id, backends=[self._backend] if self._backend else []))
+                    peer.send(m.BackendsReport(id=message.id, backends=there))
+                elif isinstance(message, m.Status):
+                    sockets, faults = next(self.doors)
+                    report = status_report(message.id, "ready")
+                    peer.send(msgspec.structs.replace(report, backends=there, sockets=sockets, socket_faults=faults))
                 else:
                     self.commands.append(message)
                     peer.send(m.Acknowledged(id=message.id, state="ready"))
@@ -89,6 +101,21 @@ def test_add_waits_until_the_backend_is_ready(vestal: Vestal) -> None:
     assert done.out.startswith("backend chat is ready after ")
     assert done.out.count("\n") == 1
     assert house.commands == [m.AddBackend(id=1, backend="chat")]
+
+
+def test_add_waits_for_the_socket_or_for_why_it_is_not_there(vestal: Vestal) -> None:
+    house = House(
+        *LOADING, state("ready", capabilities=Capabilities()), ({"kind": "socket_failed", "socket": "infer"}, CHAT_ABLE)
+    )
+    house.doors = iter([({}, {}), ({}, {"infer": "it is a file (move it away)"})])
+    with housed(vestal, house):
+        done = vestal("backend", "add", "chat")
+    assert (done.code, done.out.startswith("backend chat is ready after ")) == (0, True)
+    assert done.err == (
+        "vestal: warning: no request reaches it by infer.sock, which is not there: it is a file (move it away);"
+        " the daemon tries again now and then\n"
+    )
+    assert next(house.doors, None) is None
 
 
 def test_add_shows_on_a_terminal_how_far_it_is(vestal: Vestal) -> None:
@@ -236,6 +263,11 @@ def test_the_list_has_names_standing_and_what_is_wrong() -> None:
         r"more: no\nsuch file",
     ]
     assert max(map(len, backend_table([CHAT, COLD, broken], 60))) == 60
+    assert backend_table([msgspec.structs.replace(CHAT, detail="its worker answered in 1 ms")], None)[2:] == []
+    away = msgspec.structs.replace(COLD, detail="no answer from it " * 9)
+    assert "backend_unavailable" in backend_table([away], 60)[2], (
+        "a failure counts for more than what it says of itself"
+    )
 
 
 @pytest.mark.parametrize("words", [("backend",), ("backend", "list")])

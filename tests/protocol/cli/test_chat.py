@@ -122,7 +122,7 @@ def test_the_commands(served: Vestal, tmp_path: Path) -> None:
         say(terminal, "/help")
         terminal.expect_match("/save")
         say(terminal, "/hlep")
-        terminal.expect_match("there is no command /hlep: did you mean help")
+        terminal.expect_match("there is no command /hlep: did you mean /help")
         say(terminal, "/system be brief")
         terminal.expect_match("system message: be brief")
         say(terminal, "/model nothing")
@@ -132,11 +132,11 @@ def test_the_commands(served: Vestal, tmp_path: Path) -> None:
         say(terminal, "hi")
         terminal.expect_match("on second")
         say(terminal, f"/save {tmp_path}/said.json")
-        terminal.expect_match("1 turns are in")
+        terminal.expect_match("saved 1 turn to")
         say(terminal, f"/save {tmp_path}/said.json")
-        terminal.expect_match("File exists")
+        terminal.expect_match("nothing is saved: .*File exists")
         say(terminal, f"/save {tmp_path}/said.md")
-        terminal.expect_match("1 turns are in")
+        terminal.expect_match("saved 1 turn to")
         say(terminal, "/quit")
         assert terminal.finish() == 0
     assert json.loads((tmp_path / "said.json").read_text()) == [
@@ -175,6 +175,16 @@ def test_piped_in_a_failure_is_told_and_the_rest_is_answered(served: Vestal) -> 
     assert done.err.startswith("vestal: there is no command /nonsense")
     assert served("chat", stdin="").code == 0
     assert served("chat", "--model", "nothing", stdin="hello\n").err.startswith("vestal: model_not_found: ")
+
+
+def test_an_alias_is_a_model_too(vestal: Vestal, begin: Begin) -> None:
+    begin(echo(aliases=["fast"]))
+    done = vestal("chat", stdin="/model fats\n/model fast\nhello\n")
+    assert (done.code, done.out) == (1, "hello\n")
+    assert done.err.splitlines() == [
+        "vestal: no backend serves 'fats': did you mean fast?; there are echo, fast",
+        "vestal: model: fast of echo, fast",
+    ]
 
 
 def test_without_a_daemon_it_says_so_at_once(vestal: Vestal) -> None:

@@ -43,6 +43,6 @@ def test_lines_that_begin_with_a_slash_are_commands() -> None:
 def test_a_command_that_is_none_is_told_and_never_sent(line: str) -> None:
     with pytest.raises(ValueError, match="there is no command /"):
         command_of(line)
-    with pytest.raises(ValueError, match="did you mean help"):
+    with pytest.raises(ValueError, match="did you mean /help"):
         command_of("/hlep")
     assert set(COMMANDS) == {"help", "clear", "system", "model", "save", "quit"}

@@ -6,7 +6,9 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
+from grp import getgrgid
 from pathlib import Path
 from typing import TypeAlias
 
@@ -322,6 +324,26 @@ def test_a_daemon_package_that_crashes_is_a_finding_too(vestal: Vestal, look: Lo
     assert found.about("vestald")["level"] == "fail"
     assert found.about("vestald")["says"] == "`vestald doctor` ended with -6: a bad day"
     assert found.about("daemon")["level"] == "warn"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("mode", "served"), [(0o660, True), (0o600, False)])
+def test_anothers_daemon_is_well_if_it_serves_this_user(vestal: Vestal, begin: Begin, mode: int, served: bool) -> None:
+    begin(sockets={"group": getgrgid(65534).gr_name})
+    vestal.home.chmod(0o711)
+    (vestal.runtime_dir / "infer.sock").chmod(mode)
+    # As root first: the interpreter may lie where only root can read it, and this imports what is needed.
+    probe = (
+        "import grp, json, os, pwd; from argparse import Namespace; from vestal.cli.checks import examine_daemon; "
+        "look = lambda: [(one.about, one.level, one.says) for one in examine_daemon(Namespace(runtime_dir=None))]; "
+        "os.environ['VESTAL_RUNTIME_DIR'], there = '/nonexistent', os.environ['VESTAL_RUNTIME_DIR']; look(); "
+        "os.environ['VESTAL_RUNTIME_DIR'] = there; look(); "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); print(json.dumps(look()))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, env=vestal.environment(), check=True)
+    (about, level, says), *rest = json.loads(done.stdout)
+    assert (about, level, "admin.sock has mode 0600" in says) == ("daemon", "ok" if served else "fail", True)
+    assert [one[:2] for one in rest] == ([["infer.sock", "ok"]] if served else [])
 
 
 def test_people_get_lines_that_fit_and_the_exit_code_of_strict(vestal: Vestal, begin: Begin) -> None:

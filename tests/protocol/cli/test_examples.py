@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,9 @@ def test_a_daemon_that_fails_is_quoted_and_the_last_line_says_what_happened(vest
 def leftovers(shown: str) -> list[str]:
     """Of the demo's private directory, and of processes that still run with it."""
     directory = next(word for word in shown.split() if word.startswith("/tmp/vestal-demo-"))
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    running = [command.decode(errors="replace") for command in commands if directory.encode() in command]
+    running = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile, or is not for this user to see
+            if directory.encode() in (command := path.read_bytes()):
+                running.append(command.decode(errors="replace"))
     return [*running, *([directory] if Path(directory).exists() else [])]

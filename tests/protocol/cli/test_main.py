@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.protocol.cli.conftest import Answer, Begin
-from tests.protocol.cli.harness import Vestal
+from tests.protocol.cli.harness import Outcome, Vestal
 from vestal import __version__
 from vestal.cli.main import COMMANDS
 
@@ -139,6 +139,22 @@ def test_the_runtime_directory_may_stand_before_or_after_the_command(vestal: Ves
 @pytest.mark.parametrize("line", ["status", "run hi"])
 def test_another_user_is_told_who_may_and_the_code_says_permission(vestal: Vestal, begin: Begin, line: str) -> None:
     begin()
+    done = _as_nobody(vestal, line)
+    assert (done.code, done.out) == (77, "")
+    assert "only root may open it" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_models_are_listed_whoever_the_daemon_at_hand_belongs_to(vestal: Vestal, begin: Begin) -> None:
+    begin()
+    done = _as_nobody(vestal, "models")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("vestal: no models in ")
+
+
+def _as_nobody(vestal: Vestal, line: str) -> Outcome:
+    """That command, given by a user who may not enter the daemon's directory."""
     vestal.home.chmod(0o711)
     # The interpreter may lie where only root can read it: so a first run as root, which goes wrong in the same
     # way, imports what is imported on the way.
@@ -149,9 +165,7 @@ def test_another_user_is_told_who_may_and_the_code_says_permission(vestal: Vesta
     )
     command = [sys.executable, "-c", probe, *line.split()]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=vestal.environment())
-    assert (done.returncode, done.stdout) == (77, "")
-    assert "only root may open it" in done.stderr
-    assert done.stderr.count("\n") == 1
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def test_what_a_stranger_says_is_escaped(vestal: Vestal, impostor: Answer) -> None:
@@ -178,6 +192,24 @@ def test_help_into_a_closed_pipe_is_quiet(vestal: Vestal) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=vestal.environment())
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"], ["models"]])
+def test_a_disk_that_is_full_is_no_bug(vestal: Vestal, words: list[str]) -> None:
+    (vestal.home / "store").mkdir()
+    command = [sys.executable, "-m", "vestal.cli", *words, *(["--json"] if words == ["models"] else [])]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=vestal.environment())
+    assert (done.returncode, done.stderr) == (74, "vestal: the output could not be written: No space left on device\n")
+
+
+def test_a_second_word_that_is_none_is_told_with_those_there_are(vestal: Vestal) -> None:
+    assert vestal("backend", "restrat", "x") == (
+        2,
+        "",
+        "vestal: there is no command 'backend restrat': did you mean restart? "
+        "(list, add, remove, drain, undrain, restart) (see `vestal backend --help`)\n",
+    )
 
 
 def test_a_start_imports_neither_the_protocol_nor_an_event_loop(vestal: Vestal) -> None:

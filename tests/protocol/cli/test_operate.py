@@ -141,7 +141,8 @@ def test_stop_waits_until_the_daemon_is_gone(vestal: Vestal, begin: Begin) -> No
 
 def test_stop_lets_requests_run_on_and_says_so_on_a_terminal(vestal: Vestal, begin: Begin) -> None:
     daemon = begin(echo(token_delay="50ms"))
-    with vestal.start("run", "a b c d e f g h i j") as run:
+    text = " ".join("w" * 60)  # three seconds, in which another command starts
+    with vestal.start("run", text) as run:
         _until_queue_has(daemon, 1)
         with vestal.terminal("stop") as terminal:
             terminal.expect("stopping: 1 request may run on")
@@ -149,7 +150,7 @@ def test_stop_lets_requests_run_on_and_says_so_on_a_terminal(vestal: Vestal, beg
             (line,) = terminal.lines
             assert "has stopped" in line
         out, _ = run.communicate(timeout=PATIENCE)
-    assert (run.returncode, out) == (0, b"a b c d e f g h i j\n")
+    assert (run.returncode, out.decode()) == (0, f"{text}\n")
 
 
 def test_stop_says_what_the_deadline_cut(vestal: Vestal, begin: Begin) -> None:

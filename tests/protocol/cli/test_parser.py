@@ -45,7 +45,9 @@ def test_an_optional_value_is_given_with_an_equals_sign_only(arguments: tuple[st
     [
         (("--coutn", "3"), "there is no option --coutn: did you mean --count?"),
         (("--coutn=3",), "there is no option --coutn=3: did you mean --count?"),
-        (("-q",), "there is no option -q"),
+        (("-q",), "there is no option -q ("),
+        (("--flog",), "there is no option --flog: did you mean --flag?"),
+        (("--grammar",), "there is no option --grammar ("),
         (("--count",), "expected one argument"),
         (("--count", "x"), "invalid int value: 'x'"),
         (("\udcff",), "is not UTF-8"),

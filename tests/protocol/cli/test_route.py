@@ -99,6 +99,11 @@ def test_names_of_strangers_cannot_draw() -> None:
             m.ExplainRoute(id=2, version=2, model="small", needs=["tools", "seed"]),
         ),
         (("--embed",), True, m.ExplainRoute(id=2, version=2, socket="embed")),
+        (
+            ("--embed", "--task", "query", "--dimensions", "64"),
+            True,
+            m.ExplainRoute(id=2, version=2, socket="embed", task="query", dimensions=64),
+        ),
     ],
 )
 def test_what_is_asked(vestal: Vestal, words: tuple[str, ...], v2: bool, asked: m.ExplainRoute) -> None:

@@ -287,7 +287,7 @@ def test_a_place_in_the_queue_is_shown_on_a_terminal_and_erased(vestal: Vestal, 
 
 
 def test_wait_shows_loading_in_percent_erases_it_and_answers(vestal: Vestal, begin: Begin) -> None:
-    begin(echo(ready_delay="1s"), wait=False)
+    begin(echo(ready_delay="4s"), wait=False)
     with vestal.terminal("run", "--wait", "hello") as terminal:
         terminal.expect(" %  loading: echo loading")
         assert terminal.finish() == 0
@@ -301,7 +301,7 @@ def test_wait_is_silent_where_nobody_looks(vestal: Vestal, begin: Begin) -> None
 
 def test_wait_gives_up_and_says_how_far_it_was(vestal: Vestal, begin: Begin) -> None:
     begin(echo(ready_delay="60s"), wait=False)
-    done = vestal("run", "--wait=0.2", "hello")
+    done = vestal("run", "--wait=1", "hello")
     assert (done.code, done.out) == (69, "")
     assert "is loading: echo loading" in done.err
     assert done.err.count("\n") == 1

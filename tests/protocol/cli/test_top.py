@@ -321,6 +321,20 @@ def test_the_log_of_a_daemon_that_was_started_on_demand_outlives_it(vestal: Vest
     assert '"state":"stopped"' in left.out
 
 
+def test_who_stops_waiting_for_a_daemon_started_on_demand_is_told_that_it_stays(
+    vestal: Vestal, short_dir: Path
+) -> None:
+    (short_dir / "c.toml").write_text(toml(echo(ready_delay="10m"), audit={"enabled": False}))
+    with vestal.terminal(
+        "run", "--autostart", "hello", columns=100, env={"VESTAL_CONFIG": str(short_dir / "c.toml")}
+    ) as run:
+        run.expect("ready_delay")
+        run.press("\x03")
+        assert run.finish() == 130
+    assert f"vestal: started vestald, which stays; its log is {vestal.runtime_dir}/vestald.log" in run.raw
+    assert vestal("stop").code == 0
+
+
 def test_a_daemon_that_does_not_start_on_demand_is_quoted(vestal: Vestal, short_dir: Path) -> None:
     (short_dir / "c.toml").write_text(toml(echo(fault="start"), audit={"enabled": False}))
     done = vestal("run", "--autostart", "hello", env={"VESTAL_CONFIG": str(short_dir / "c.toml")})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vestal.cli.wording import bar, cells, count, cut, elapsed, json_line, megabytes, pad, table, words_of_time
+from vestal.cli.wording import bar, cells, count, cut, elapsed, folded, json_line, megabytes, pad, table, words_of_time
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,21 @@ def test_what_is_cut_fits_and_says_that_it_was_cut(text: str, width: int) -> Non
 
 def test_nothing_is_cut_in_a_pipe() -> None:
     assert cut("x" * 500, None) == "x" * 500
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" ")), st.integers(8, 40))
+def test_what_is_folded_fits_and_nothing_of_it_is_lost(text: str, width: int) -> None:
+    lines = folded(text, width, 4)
+    assert max(map(cells, lines)) <= width
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_lines_are_folded_at_blanks_and_inside_a_word_only_where_it_must_be() -> None:
+    assert folded("  one two three", 10, 4) == ["  one two", "    three"]
+    assert folded("  one, twothreefour", 10, 4) == ["  one,", "    twothr", "    eefour"]
+    assert folded("日本日本日", 8, 2) == ["日本日本", "  日"]
+    assert folded("x" * 100, None, 4) == ["x" * 100]
 
 
 @given(st.floats(-50, 200), st.integers(1, 40))
