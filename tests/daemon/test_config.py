@@ -110,6 +110,7 @@ retry_before_first_token = 1
 breaker_failures = 5
 breaker_window = "2m"
 breaker_cold = "15s"
+unnamed = "local"
 [audit]
 enabled = false
 directory = "/var/log/v"
@@ -145,7 +146,7 @@ def test_every_key_is_read(parse: Any) -> None:
     assert config.sockets.connections_per_uid == 9
     assert config.sockets.infer == AccessConfig(allow_groups=["users", 7])
     assert config.sockets.embed == AccessConfig(deny_users=[0])
-    assert config.router == RouterConfig("least_busy", 1, 5, Duration(120), Duration(15))
+    assert config.router == RouterConfig("least_busy", 1, 5, Duration(120), Duration(15), "local")
     assert config.audit == AuditConfig(enabled=False, directory="/var/log/v", max_bytes=100_000, files=1)
     assert str(config.audit_dir()) == "/var/log/v"
     assert config.metrics == MetricsConfig(textfile="/var/lib/v.prom", interval=Duration(60), socket=True)

@@ -67,7 +67,7 @@ def test_a_fact_cannot_pass_for_what_the_line_itself_says() -> None:
 
 
 @pytest.mark.usefixtures("restored")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.text(alphabet=st.characters()), st.booleans())
 def test_whatever_the_text_a_line_stays_one_line_of_ascii(text: str, to_people: bool) -> None:
     for write in (

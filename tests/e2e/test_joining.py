@@ -76,7 +76,7 @@ def remote(upstream: Upstream, **options: object) -> Table:
 
 
 def test_one_that_is_not_required_holds_nobody_up_and_joins_when_it_has_come(start: Start) -> None:
-    daemon = start(echo("quick"), echo("slow", required=False, ready_delay="1s", embed=True), wait=False)
+    daemon = start(echo("quick"), echo("slow", required=False, ready_delay="3s", embed=True), wait=False)
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=0))
         if admin.take(m.Snapshot).status.state != "ready":
@@ -98,9 +98,8 @@ def test_where_nobody_is_required_the_first_that_is_ready_opens_the_gate(start: 
     daemon = start(*tables, wait=False)
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=0))
-        assert admin.take(m.Snapshot).status.state in ("starting", "loading")
-        admin.event("socket_opened", socket="infer")
-        admin.event("daemon_state", state="ready")
+        if admin.take(m.Snapshot).status.state != "ready":
+            admin.event("daemon_state", state="ready")
     with daemon.infer() as peer:
         assert peer.generate(1)[1].backend == "slow"
     assert daemon.backend("broken").state == "failed"

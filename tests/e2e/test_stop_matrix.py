@@ -21,7 +21,7 @@ from vestal import messages as m
 
 DEADLINE = 0.4
 LONG = "w " * 1000  # at a token each 10 ms: longer than any deadline here
-SHORT = "w " * 3
+SHORT = "w"
 
 HOWS = ("SIGTERM", "SIGINT", "admin", "vestal stop", "from draining")
 STUBBORN = echo(fault="ignore_stop", token_delay="10ms", slots=2)

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.e2e.conftest import Start
-from tests.e2e.harness import Daemon, children_of, echo
+from tests.e2e.harness import Daemon, children_of, echo, slack
 from vestal import messages as m
 
 EVENTS = ("queue_events",)
@@ -86,7 +86,12 @@ def test_a_queue_waits_for_its_backend_as_long_as_configured_and_other_queues_do
         echo("other", token_delay="5ms"),
         admission={"unavailable_timeout": "300ms"},
     )
-    with daemon.infer(features=EVENTS) as peer, daemon.infer(features=EVENTS) as bystander:
+    with (
+        daemon.infer(features=EVENTS) as peer,
+        daemon.infer(features=EVENTS) as bystander,
+        daemon.admin() as admin,
+    ):
+        admin.send(m.Subscribe(id=1))
         peer.send(*(peer.request(id, model="echo") for id in range(3)))
         peer.take(m.Queued, id=2)
         bystander.send(*(bystander.request(id, "w " * 30, model="other") for id in range(4)))
@@ -103,9 +108,7 @@ def test_a_queue_waits_for_its_backend_as_long_as_configured_and_other_queues_do
             assert done.usage.output_tokens == 30
             positions = [frame.position for frame in before if isinstance(frame, m.Queued)]
             assert positions == sorted(positions, reverse=True), "nobody was put back"
-        with daemon.admin() as admin:
-            admin.send(m.Subscribe(id=1))
-            admin.event("backend_state", backend="echo", state="ready")
+        admin.event("backend_state", backend="echo", state="ready")
         peer.ask(3, model="echo")  # it came back by itself, and serves again
         peer.take(m.Started, id=3)
 
@@ -142,7 +145,8 @@ def test_a_restart_brings_a_new_process_and_what_waits_waits_for_it(start: Start
 
 
 def test_what_comes_during_a_restart_waits_for_its_end(start: Start) -> None:
-    daemon = start(echo(ready_delay="400ms", isolation="process"))
+    daemon = start(echo(isolation="process"))
+    daemon.rewrite(echo(ready_delay="2s", isolation="process"))
     with daemon.infer(features=EVENTS) as peer, daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         admin.command(m.RestartBackend(id=2, backend="echo"), m.Acknowledged)
@@ -157,7 +161,8 @@ def test_what_comes_during_a_restart_waits_for_its_end(start: Start) -> None:
 
 
 def test_a_backend_that_is_being_restarted_is_not_restarted_again(start: Start) -> None:
-    daemon = start(echo(ready_delay="400ms"))
+    daemon = start()
+    daemon.rewrite(echo(ready_delay="2s"))
     with daemon.infer() as peer, daemon.admin() as admin:
         admin.send(m.Subscribe(id=1))
         admin.command(m.RestartBackend(id=2, backend="echo"), m.Acknowledged)
@@ -167,6 +172,7 @@ def test_a_backend_that_is_being_restarted_is_not_restarted_again(start: Start) 
         assert admin.command(m.RestartBackend(id=4, backend="echo"), m.Error).code == "invalid_request"
         admin.event("backend_state", backend="echo", state="ready")
         assert peer.generate(1)[1].stop_reason == "end"
+        daemon.rewrite(echo())
         admin.command(m.RestartBackend(id=5, backend="echo"), m.Acknowledged)
         admin.event("backend_state", backend="echo", state="ready")
 
@@ -192,7 +198,7 @@ def test_a_stop_during_a_restart_is_a_stop(start: Start) -> None:
         admin.event("backend_loading", backend="echo")
         child = children_of(daemon.process.pid)
         daemon.signal()
-    assert daemon.wait(5) == 0
+    assert daemon.wait(slack()) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in child)
 
 

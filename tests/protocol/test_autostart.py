@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from threading import Thread
@@ -49,7 +51,7 @@ def configure(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conf
 
     yield configure
     for pid in daemons_of(place):
-        os.kill(pid, signal.SIGKILL)
+        end(pid)
 
 
 def daemons_of(place: Path) -> list[int]:
@@ -64,6 +66,18 @@ def daemons_of(place: Path) -> list[int]:
         if b"vestald" in words and os.fsencode(place) in words:
             found.append(int(pid))
     return found
+
+
+def end(pid: int) -> None:
+    """Kill a process that is nobody's child here, and return when it is gone: it may be leaving by itself."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert select.select([pidfd], [], [], PATIENCE)[0]
+    os.close(pidfd)
 
 
 def events_of(place: Path, kind: str) -> list[dict[str, object]]:
@@ -343,6 +357,7 @@ def test_a_daemon_leaves_once_nobody_is_connected_and_comes_again_when_it_is_nee
     assert len(events_of(place, "limits")) == 2
 
 
+@pytest.mark.timeout(240)
 def test_who_comes_as_it_leaves_is_served(configure: Configure) -> None:
     """Each comes back after about as long as the daemon waits: some find it, some find none, nobody is refused."""
     place = configure(daemon={"idle_exit": "30ms"})

@@ -354,8 +354,8 @@ COMMANDS: list[tuple[Callable[[vestal.AdminClient], Any], dict[str, Any], Callab
         "chat",
     ),
     (
-        lambda c: c.explain_route(socket="embed").candidates,
-        {"": m.ExplainRoute, "model": None, "needs": [], "version": 1, "socket": "embed"},
+        lambda c: c.explain_route(socket="embed", dimensions=4, task="query", normalize=False).candidates,
+        {"": m.ExplainRoute, "model": None, "socket": "embed", "dimensions": 4, "task": "query", "normalize": False},
         lambda id: m.RouteReport(id=id, policy="priority", candidates=[]),
         [],
     ),

@@ -40,6 +40,14 @@ def journal(where: Path) -> Iterator[Open]:
         one.close()
 
 
+def test_a_file_that_others_could_read_is_taken_from_them(where: Path, journal: Open) -> None:
+    journal().close()
+    (name,) = file_names(where)
+    (where / name).chmod(0o644)
+    journal()
+    assert stat.S_IMODE((where / name).stat().st_mode) == 0o600
+
+
 def records(count: int, event: str = "test") -> list[Record]:
     return [Record(1.0, event, {"n": n, "client": "x" * 50}) for n in range(count)]
 

@@ -198,12 +198,12 @@ def test_each_try_is_bounded_and_the_next_waits_until_the_last_has_let_go(pauses
                     swallowed.set()
 
         swallowed = asyncio.Event()
-        stage = Stage(declared(Scripted(name="a")), optional(Scripted(name="b", start=start)), patience=0.02)
+        stage = Stage(declared(Scripted(name="a")), optional(Scripted(name="b", start=start)), patience=0.3)
         await stage.starts.gate()
         await swallowed.wait()
         while stage.unit("b").state != "failed" or not pauses:
             await asyncio.sleep(0.001)  # its grace is seconds long, and nothing tells of its end
-        assert stage.unit("b").detail.startswith("not ready within 0.02 s: b at 5 % (asking)")
+        assert stage.unit("b").detail.startswith("not ready within 0.3 s: b at 5 % (asking)")
         assert starts == 1
         let_go.set()
         while stage.unit("b").state != "ready":

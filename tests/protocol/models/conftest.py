@@ -54,8 +54,9 @@ def build_gguf(
     facts = facts if keys is None else dict(keys)
     header = b"GGUF" + struct.pack("<IQQ", version, tensors, len(facts))
     header += b"".join(_text(key) + _value(value) for key, value in facts.items())
-    for index in range(tensors):
-        header += _text(f"blk.{index}.weight") + struct.pack("<IQIQ", 1, 8, 0, 32 * index)
+    header += b"".join(
+        _text(f"blk.{index}.weight") + struct.pack("<IQIQ", 1, 8, 0, 32 * index) for index in range(tensors)
+    )
     padding = b"\0" * (-len(header) % 32)
     data = (salt + bytes(32 * tensors))[: 32 * tensors]
     return header + padding + data

@@ -206,6 +206,19 @@ def test_a_file_that_grows_while_it_is_read_is_refused(file: Path) -> None:
         hold(file, "sealed", name="m", progress=grow)
 
 
+def test_a_leased_file_that_somebody_opens_to_write_while_it_is_read_is_refused(file: Path) -> None:
+    def interfere(done: int, total: int) -> None:
+        with pytest.raises(BlockingIOError):  # held back, until the lease is given up
+            os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with pytest.raises(ModelError, match="was opened for writing while it was read"):
+            hold(file, "lease", name="m", progress=interfere)
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
 def test_a_blob_is_never_a_link_and_a_users_own_path_may_be_one(file: Path) -> None:
     link = file.with_name("link.gguf")
     link.symlink_to(file)

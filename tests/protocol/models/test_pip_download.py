@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def test_a_missing_project_is_named_with_pips_own_words(into: Path, index: Path)
 def test_a_source_distribution_is_never_built(into: Path, index: Path) -> None:
     (index / "tiny_model-1.0.tar.gz").write_bytes(b"setup.py would run here")
     assert "No matching distribution" in failure(into).message
+
+
+def test_what_a_wheel_needs_is_not_fetched_with_it(into: Path, index: Path, make_wheel: MakeWheel) -> None:
+    made = make_wheel("tiny_model", {})
+    with zipfile.ZipFile(made) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in files.items():
+            needs = b"Requires-Dist: nobody-has-this-project\n" if name.endswith("/METADATA") else b""
+            archive.writestr(name, content + needs)
+    wheel, _ = fetch(into)
+    assert [path.name for path in into.iterdir()] == [wheel.name] == [made.name]
 
 
 def test_a_python_without_pip_says_how_to_get_it(

@@ -150,6 +150,15 @@ def test_a_signature_for_another_name_or_content_is_refused(trust: Trust, store:
     assert str(store.resolve("tiny").digest) in error.message
 
 
+def test_a_signature_for_another_name_of_the_same_content_is_refused(trust: Trust, store: Store, put: Put) -> None:
+    for name in ("tiny", "other"):
+        put(b"same", name)
+    trust.sign("other", "me", nobody)
+    signatures = store.root / "signatures"
+    (signatures / "tiny.json").write_bytes((signatures / "other.json").read_bytes())
+    assert "is for 'other'" in refused(trust, store).message
+
+
 def test_versions_grow_with_the_content_and_cannot_be_rolled_back(trust: Trust, store: Store, put: Put) -> None:
     signature = store.root / "signatures" / "tiny.json"
     trust.sign("tiny", "me", nobody)
