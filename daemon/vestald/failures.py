@@ -5,6 +5,7 @@ Failure
 ├── AlreadyRunning     75  another instance owns the runtime directory
 ├── BackendFailed      69  a backend did not become ready
 ├── ServiceRefused     69  systemd, or the system, would not take the unit
+├── Unwritten          74  what a command has to say could not be written
 └── BackendAbandoned   70  a backend did not stop
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "BadConfiguration",
     "Failure",
     "ServiceRefused",
+    "Unwritten",
 ]
 
 EX_INTERNAL = 70
@@ -47,6 +49,10 @@ class BackendFailed(Failure):
 
 class ServiceRefused(Failure):
     exit_code = 69
+
+
+class Unwritten(Failure):
+    exit_code = 74
 
 
 class BackendAbandoned(Failure):

@@ -230,6 +230,11 @@ def test_a_backend_without_name_or_adapter_says_which(refuse: Any, missing: str,
     assert f"backend[1].{missing} {'must be a text' if value else 'is missing'}" in message
 
 
+def test_a_key_that_resembles_the_missing_one_is_named_with_its_line(refuse: Any) -> None:
+    message = refuse('[[backend]]\nname = "a"\nadaptor = "echo"\n')
+    assert ":3: backend[0].adapter is missing (there is adaptor: did you mean adapter?)" in message
+
+
 @pytest.mark.parametrize("name", ["a b", "-a", ".a", "a/b", "ä", "x" * 65])
 def test_a_backends_name_is_plain(refuse: Any, name: str) -> None:
     assert "use letters, digits" in refuse(f'[[backend]]\nname = "{name}"\nadapter = "echo"\n')

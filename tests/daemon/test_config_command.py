@@ -48,6 +48,17 @@ def run(tmp_path: Path) -> Run:
     return execute
 
 
+@pytest.mark.parametrize("words", [("explain",), ("explain", "daemon"), ("check",), ("schema",), ("--help",)])
+def test_output_that_cannot_be_written_is_said_in_a_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "vestald", "config", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (
+        74,
+        "vestald: the output could not be written: No space left on device\n",
+    )
+
+
 # --- explain --------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,20 @@ adapter = "echo"
     assert bad.value.exit_code == 78
 
 
+def test_an_alias_that_cannot_be_one_is_told_with_what_may(read: Read) -> None:
+    reading = read('[[backend]]\nname = "a"\nadapter = "echo"\naliases = ["fine", "two words"]\n')
+    (fault,) = faults_of(reading.config)
+    assert "v.toml:4: backend a.aliases[1]: 'two words' does not match '^[A-Za-z0-9]" in str(fault)
+
+
+def test_where_the_users_own_file_cannot_be_looked_for_it_says_so() -> None:
+    """A home that is somebody else's, or a name that no file may have."""
+    with pytest.raises(
+        BadConfiguration, match=r"cannot look for /x{300}/vestal/vestald\.toml: File name too long .*HOME"
+    ):
+        Sources(environ={"XDG_CONFIG_HOME": f"/{'x' * 300}"}).read()
+
+
 def test_a_value_that_is_overridden_is_looked_at_all_the_same(read: Read) -> None:
     reading = read("[admission]\nqueue_depth = 0\n", {"--admission-queue-depth": "3"})
     assert reading.config.admission.queue_depth == 3

@@ -109,7 +109,8 @@ def test_a_flag_that_there_is_none_of_is_refused_with_the_nearest() -> None:
     for words, says in (
         (["--admision-queue-depth", "3"], "did you mean --admission-queue-depth?"),
         (["--backend-chat-slots"], "expected one argument"),
-        (["nonsense"], "there is no option nonsense"),
+        (["nonsense"], "no place for nonsense: its words are config, doctor, install-service"),
+        (["confg"], "no place for confg: did you mean config?"),
         (["--admission-queue", "3"], "there is no option --admission-queue"),
     ):
         done = subprocess.run([sys.executable, "-m", "vestald", *words], capture_output=True, text=True, timeout=30)

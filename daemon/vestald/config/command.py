@@ -1,13 +1,15 @@
 """`vestald config explain|check|schema`: what the daemon would run with, without running it.
 
 They take the daemon's own flags, so `vestald config explain --queue …` shows what `vestald --queue …` would do. Exit
-codes: 0 all is well, 78 something is wrong with the configuration, 2 this command line cannot be meant.
+codes: 0 all is well, 78 something is wrong with the configuration, 2 this command line cannot be meant, 74 the output
+could not be written.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from vestald.config.faults import Fault
 from vestald.config.json_schema import schema
 from vestald.config.reader import Reading
 from vestald.config.sources import Sources
-from vestald.failures import BadConfiguration
+from vestald.failures import BadConfiguration, Unwritten
 from vestald.rules import unanswered
 
 __all__ = ["DEEDS", "main"]
@@ -40,7 +42,7 @@ check    everything that is wrong with FILE by itself, a line each; without
 schema   a JSON Schema of the file, for editors
 
 exit codes: 0 all is well; 78 something is wrong; 2 this command line cannot
-be meant"""
+be meant; 74 the output could not be written"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,7 +122,13 @@ def _refuse(message: str) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write("".join(f"{_plain(line)}\n" for line in text.split("\n")))
+    """Raises `Unwritten`."""
+    try:
+        sys.stdout.write("".join(f"{_plain(line)}\n" for line in text.split("\n")))
+        sys.stdout.flush()
+    except OSError as exc:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # what is left in it would fail again at the end
+        raise Unwritten(f"the output could not be written: {exc.strerror}") from exc
 
 
 def _plain(text: str) -> str:

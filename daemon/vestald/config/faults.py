@@ -22,6 +22,9 @@ _BARE = ("Expected `", "Invalid ", "not what")
 """How messages begin that do not say what is legal; those of the values' own types do."""
 
 
+_UNLIKE = "Expected `str` matching regex "
+
+
 class Fault(Struct, frozen=True):
     """`place` is a file with its line, a flag or a variable; `message` names the key."""
 
@@ -68,5 +71,13 @@ def of_value(key: str, field: Field, value: object, exc: msgspec.ValidationError
         what = "not what it takes"
     elif type(value) in (int, float) and "=" in what:  # out of range, which msgspec says without the number
         what += f", got {value!r:.64}"
+    elif what.startswith(_UNLIKE):
+        what = f"{_at(value, path)!r:.64} does not match {what.removeprefix(_UNLIKE)}"
     legal = f"; legal: {field.legal}" if what.startswith(_BARE) else ""
     return f"{key}{path.rstrip('`').replace('[...]', '')}: {what[:1].lower()}{what[1:]}{legal}"
+
+
+def _at(value: object, path: str) -> object:
+    """What is at `[2]` of a list; anything else is told whole."""
+    index = path.strip("[]`")
+    return value[int(index)] if isinstance(value, list) and index.isdigit() else value

@@ -23,6 +23,9 @@ from vestald.config.values import Duration, to_text
 
 __all__ = ["parse", "parser"]
 
+WORDS = ("config", "doctor", "install-service")
+"""What stands before any option and is none."""
+
 _EPILOG = """\
 Every option is also a key of the file (--admission-queue-depth is queue_depth
 in [admission]) and a variable (VESTAL_ADMISSION_QUEUE_DEPTH). A flag counts
@@ -131,6 +134,10 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, rest = self.parse_known_args(args, namespace)
+        if rest and not rest[0].startswith("-"):
+            near = difflib.get_close_matches(rest[0], WORDS, n=1)
+            what = f"did you mean {near[0]}?" if near else f"its words are {', '.join(WORDS)}, and each comes first"
+            self.error(f"no place for {rest[0]}: {what}")
         if rest:
             near = difflib.get_close_matches(rest[0].partition("=")[0], self._option_string_actions, n=1)
             self.error(f"there is no option {rest[0]}" + (f"; did you mean {near[0]}?" if near else ""))

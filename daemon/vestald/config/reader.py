@@ -114,10 +114,11 @@ class Reader:
         for key in ("name", "adapter"):
             if not isinstance(entry.get(key), str) or not entry[key]:
                 what = "must be a text" if key in entry else "is missing"
-                place = self._at((*here, key) if key in entry else here)
-                self._fault(
-                    place, f"backend[{number}].{key} {what}", f'every [[backend]] has a line like {key} = "echo"'
-                )
+                there = [key] if key in entry else difflib.get_close_matches(key, entry, n=1)
+                hint = f'every [[backend]] has a line like {key} = "echo"'
+                if there and there != [key]:
+                    hint = f"there is {there[0]}: did you mean {key}?"
+                self._fault(self._at((*here, *there)), f"backend[{number}].{key} {what}", hint)
                 sound = False
         if not sound:
             return

@@ -39,7 +39,7 @@ class Sources(Struct, frozen=True):
         return os.environ if self.environ is None else self.environ
 
     def file(self) -> Path | None:
-        """The file that is read, if there is one."""
+        """The file that is read, if there is one. Raises `BadConfiguration` where nobody lets it look."""
         named = self.variables.get("VESTAL_CONFIG")
         return self.path or (Path(named) if named else _user_file(self.variables))
 
@@ -68,7 +68,13 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 def _user_file(environ: Mapping[str, str]) -> Path | None:
     home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
     path = Path(home) / "vestal" / "vestald.toml"
-    return path if path.is_file() else None
+    try:
+        return path if path.is_file() else None
+    except OSError as exc:
+        raise BadConfiguration(
+            f"cannot look for {path}: {exc.strerror}",
+            hint="let HOME or XDG_CONFIG_HOME be a directory of this user's, or name a file: --config or VESTAL_CONFIG",
+        ) from exc
 
 
 def _text_of(path: Path) -> tuple[str, dict[str, Any]]:
