@@ -167,7 +167,10 @@ class App:
         for number in _STOPS:
             loop.add_signal_handler(number, self.request_stop, None, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, os.isatty(_STDERR))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # whoever started it may have held them back
+        # Whoever started it may have held them back, and have let the kernel take the exit codes of children.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _hang_up(self, at_terminal: bool) -> None:
         """Reload; but when the terminal it was started at has gone, nobody is left who would stop it."""

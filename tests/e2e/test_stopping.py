@@ -65,6 +65,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 def test_whoever_starts_it_deaf_can_stop_it_all_the_same(start: Start) -> None:
     """Shells ignore signals for what they run in the background, and runtimes with threads block them."""
     daemon = start(echo(isolation="process"), under=(sys.executable, "-c", _DEAF))
+    with daemon.admin() as admin:
+        admin.command(m.Subscribe(id=1), m.Snapshot)
+        os.kill(next(iter(children_of(daemon.process.pid))), signal.SIGKILL)
+        assert "SIGKILL" in admin.event("backend_state", state="unavailable").data["detail"]
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
     assert left_behind(daemon) == []
