@@ -3,7 +3,8 @@
 A payload is judged in two steps, the second only for payloads that fail the first. Decoding against the union
 of a socket's messages is one pass in C. Where it fails, the payload is decoded without a schema to tell the
 three faults apart: not one MessagePack map with a string `type` (`malformed_frame`, the connection ends),
-a `type` this socket does not take (`unknown_message`), a field that breaks the schema (`invalid_request`).
+a `type` this socket does not take (`unknown_message`), a field that breaks the schema (`invalid_request`). What holds
+more values than any request needs is neither decoded nor explained.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from vestal import messages as m
+from vestal.counting import MAX_VALUES, has_more_values
 from vestal.errors import InvalidRequest, MalformedFrame, UnknownMessage, WireError, error_for_code
 from vestal.explain import MAX_ECHO, expected_one_of, shown
 from vestal.framing import PREFIX, too_large
@@ -23,10 +25,26 @@ __all__ = ["Codec", "encode", "error_frame", "exception_of"]
 
 M = TypeVar("M")
 Bytes = bytes | bytearray | memoryview
+_LONGEST_INT = 9  # bytes
+
+
+class _Head(msgspec.Struct):
+    """What tells what a message is, and whose; all else is skipped."""
+
+    type: str
+    id: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+    @property
+    def number(self) -> int | None:
+        """Of whatever stands for it, which may be long."""
+        raw = bytes(self.id)
+        return _id_of(_any_decoder.decode(raw)) if len(raw) <= _LONGEST_INT else None
+
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 _any_decoder = msgspec.msgpack.Decoder()
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 # Anchored at the end: what stands before may repeat a text of the peer's.
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _IN_CONTAINER = re.compile(r"^(?P<inner>[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (?P<rest>.*)$", re.DOTALL)
@@ -43,9 +61,13 @@ def append_frame(buffer: bytearray, message: msgspec.Struct, limit: int) -> None
 
 
 class Codec(Generic[M]):
-    """Decodes the messages of one socket in one direction at one version."""
+    """Decodes the messages of one socket in one direction at one version.
 
-    def __init__(self, union: Any) -> None:
+    With `trusted` bytes, a client's from its daemon, a message may hold any number of values.
+    """
+
+    def __init__(self, union: Any, *, trusted: bool = False) -> None:
+        self._trusted = trusted
         self._decoder = msgspec.msgpack.Decoder(union)
         self._union = union
         self.members: tuple[type[msgspec.Struct], ...] = getattr(union, "__args__", (union,))
@@ -53,6 +75,8 @@ class Codec(Generic[M]):
 
     def decode(self, payload: Bytes) -> M:
         """The message, or one of `MalformedFrame`, `UnknownMessage`, `InvalidRequest`, with the id if it has one."""
+        if not self._trusted and has_more_values(payload):
+            raise self._too_many(payload)
         try:
             message: M = self._decoder.decode(payload)
             # msgspec takes a struct that stands alone without its tag; the wire does not.
@@ -78,27 +102,44 @@ class Codec(Generic[M]):
         if not isinstance(kind, str):
             return self._untyped()
         if kind not in self.types:
-            return UnknownMessage(
-                f"no message of type `{shown(kind)}` is taken here",
-                hint=f"this socket takes {', '.join(self.types)}",
-                details={"type": kind[:MAX_ECHO], "types": self.types},
-                id=_id_of(loose),
-            )
+            return self._unknown(kind, _id_of(loose.get("id")))
         field, what = _field_and_fault(str(exc))
         if what.startswith("invalid "):
             what = expected_one_of(self._union, loose, field) or what[:MAX_ECHO]
         return InvalidRequest(
             f"{kind}.{field}: {what}" if field else f"{kind}: {what}",
             details={"type": kind, "field": field},
-            id=_id_of(loose) if kind in OPENING else None,
+            id=_id_of(loose.get("id")) if kind in OPENING else None,
+        )
+
+    def _too_many(self, payload: Bytes) -> WireError:
+        """Of a message that is not worth decoding: what it is, and whose."""
+        try:
+            head = _head_decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._untyped()
+        if head.type not in self.types:
+            return self._unknown(head.type, head.number)
+        return InvalidRequest(
+            f"{head.type}: more than {MAX_VALUES} values in one message of {len(payload)} bytes",
+            hint="ask for less at once",
+            details={"type": head.type, "field": "", "values": MAX_VALUES},
+            id=head.number if head.type in OPENING else None,
+        )
+
+    def _unknown(self, kind: str, id: int | None) -> UnknownMessage:
+        return UnknownMessage(
+            f"no message of type `{shown(kind)}` is taken here",
+            hint=f"this socket takes {', '.join(self.types)}",
+            details={"type": kind[:MAX_ECHO], "types": self.types},
+            id=id,
         )
 
     def _untyped(self) -> MalformedFrame:
         return MalformedFrame("the map has no string key `type`", details={"types": self.types})
 
 
-def _id_of(loose: dict[Any, Any]) -> int | None:
-    id = loose.get("id")
+def _id_of(id: object) -> int | None:
     return id if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < 2**63 else None
 
 

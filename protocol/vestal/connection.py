@@ -36,9 +36,9 @@ _REPLIES: Mapping[SocketKind, Any] = {"infer": m.InferReply, "embed": m.EmbedRep
 
 
 @cache
-def _codec(union: Any) -> Codec[m.AnyMessage]:
+def _codec(union: Any, *, trusted: bool = False) -> Codec[m.AnyMessage]:
     """Built when it is first needed: a client needs two of them, and each takes a millisecond of its start."""
-    return Codec(union)
+    return Codec(union, trusted=trusted)
 
 
 _TAG: dict[type, str] = {cls: str(cls.__struct_config__.tag) for cls in m.AnyMessage.__args__}
@@ -251,7 +251,7 @@ class ClientConnection(_Connection):
     def __init__(self, kind: SocketKind) -> None:
         super().__init__(kind)
         self.welcome: m.Welcome | None = None
-        self._codec = _codec(m.Welcome | m.Error)
+        self._codec = _codec(m.Welcome | m.Error, trusted=True)
         self._hello: m.Hello | None = None
 
     def hello(
@@ -341,5 +341,5 @@ class ClientConnection(_Connection):
             raise RemoteProtocolError(f"the daemon turned on {welcome.features}, offered were {hello.features}")
         self._open(welcome)
         self.welcome = welcome
-        self._codec = _codec(_REPLIES[self.kind])
+        self._codec = _codec(_REPLIES[self.kind], trusted=True)
         self._send_limit = min(welcome.limits.frame, MAX_FRAME_LIMIT)

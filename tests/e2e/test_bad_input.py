@@ -14,8 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import msgspec
 import pytest
 
+from tests.e2e.conftest import Start
 from tests.e2e.harness import Daemon, echo, toml
 from tests.e2e.peers import Peer, RawPeer, framed
 from vestal import messages as m
@@ -65,6 +67,25 @@ def answers(peer: RawPeer, where: Where) -> None:
         if frame.get("id") == 99 and frame["type"] in ("done", "embeddings", "status_report"):
             return
     raise AssertionError("the daemon closed")
+
+
+@SOCKETS
+def test_a_frame_of_millions_of_values_costs_its_sender_and_nobody_else(start: Start, kind: SocketKind) -> None:
+    """In memory each would be seventy times as large as here, and the collector would look at all of them."""
+    daemon = start(echo(embed=True))
+    before = daemon.resident()
+    tag = request_of((kind, 1), id=7)["type"]
+    head = msgspec.msgpack.encode({"type": tag, "id": 7})
+    payload = b"\x83" + head[1:] + b"\xa5extra\xdd" + (60_000_000).to_bytes(4, "big") + b"\x90" * 60_000_000
+    with daemon.raw(kind) as peer:
+        peer.write(framed({"type": "hello", "versions": [1]}))
+        peer.read()
+        peer.write(len(payload).to_bytes(4, "big") + payload)
+        error = peer.error()
+        assert (error["code"], error["id"]) == ("invalid_request", 7)
+        assert error["details"]["values"] == 1_048_576
+        answers(peer, (kind, 1))
+    assert daemon.resident() - before < 4 * 60_000_000  # the frame as it came, and what reads it
 
 
 # --- the handshake --------------------------------------------------------------------------------------------
@@ -360,14 +381,15 @@ def test_an_id_in_flight_again_is_refused_and_the_first_is_answered_once(
         answers(peer, where)
 
 
-def test_an_unsupported_dimension_is_the_backends_to_refuse(daemon: Daemon) -> None:
+def test_a_task_that_no_backend_knows_is_refused_with_those_it_knows(daemon: Daemon) -> None:
     with daemon.raw("embed", 1) as peer:
         peer.write(framed(request_of(("embed", 1), task="search")))
         error = peer.error()
-        assert (error["code"], error["id"], error["details"]) == ("unsupported", 1, {"option": "task"})
+        assert (error["code"], error["id"]) == ("unsupported", 1)
+        assert error["details"] == {"option": "task", "model": "echo", "tasks": []}
         peer.write(framed(request_of(("embed", 1), dimensions=100_000)))
         error = peer.error()
-        assert (error["code"], error["details"]["field"]) == ("invalid_request", "dimensions")
+        assert (error["code"], error["details"]["longest"]) == ("unsupported", 4096)
 
 
 def test_more_vectors_than_fit_one_frame_are_refused_with_the_number_that_does(daemon: Daemon) -> None:

@@ -15,6 +15,7 @@ from vestal import codec as module
 from vestal import explain
 from vestal import messages as m
 from vestal.codec import Codec, append_frame, encode
+from vestal.counting import MAX_VALUES
 from vestal.errors import FrameTooLarge, InvalidRequest, MalformedFrame, UnknownMessage, WireError
 from vestal.explain import MAX_ECHO, expected_one_of, shown
 from vestal.framing import PREFIX
@@ -68,6 +69,40 @@ def judged(codec: Codec[m.AnyMessage], payload: bytes) -> None:
         assert len(fault.message) < 600
         assert "\n" not in fault.message
         encode(module.error_frame(fault))
+
+
+def many(**fields: Any) -> bytes:
+    """A message with one array more than a message may have values."""
+    head = msgspec.msgpack.encode(fields)
+    arrays = b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x90" * MAX_VALUES
+    return bytes([head[0] + 1]) + head[1:] + b"\xa5extra" + arrays
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "id", "says"),
+    [
+        (many(type="generate", id=7), "invalid_request", 7, "generate: more than 1048576 values in one message"),
+        (many(type="generate"), "invalid_request", None, "more than 1048576 values"),
+        (many(type="cancel", id=7), "invalid_request", None, "cancel: more than 1048576 values"),
+        (many(type="summon", id=7), "unknown_message", 7, "no message of type `summon`"),
+        (many(type=5), "malformed_frame", None, "no string key `type`"),
+        (many(type="generate", id="x" * 9), "invalid_request", None, "more than 1048576 values"),
+        (many(type="generate", id=-1), "invalid_request", None, "more than 1048576 values"),
+        (b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x90" * MAX_VALUES, "malformed_frame", None, "no string key"),
+    ],
+)
+def test_a_message_of_too_many_values_is_refused_undecoded(
+    payload: bytes, code: str, id: int | None, says: str
+) -> None:
+    fault = fault_of(V1, payload)
+    assert (fault.code, fault.id) == (code, id)
+    assert says in fault.message
+
+
+def test_a_client_takes_any_number_of_values_from_its_daemon() -> None:
+    reply = many(type="pong", nonce=1)
+    assert Codec(m.InferReply, trusted=True).decode(reply) == m.Pong(nonce=1)
+    assert fault_of(Codec(m.InferReply), reply).code == "invalid_request"
 
 
 @settings(deadline=None, max_examples=400)

@@ -20,7 +20,7 @@ from msgspec import inspect
 
 from vectors.generate import HERE
 from vectors.tables import field_rows, tables
-from vestal import explain, framing, paths, values
+from vestal import counting, explain, framing, paths, values
 from vestal import messages as m
 from vestal.codec import Codec, encode
 from vestal.errors import ERROR_CLASSES
@@ -146,6 +146,8 @@ def test_the_table_of_limits_is_the_constants() -> None:
         "`grammar`": str(values.MAX_GRAMMAR_BYTES),
         "`stop` strings": str(values.MAX_STOP_STRINGS),
         "levels of a JSON value": str(values.MAX_JSON_DEPTH),
+        "values of a message to the daemon": str(counting.MAX_VALUES),
+        "values of a JSON value": str(values.MAX_JSON_VALUES),
         "client text repeated in an error message": str(explain.MAX_ECHO),
         "path of a socket": str(paths.MAX_SOCKET_PATH),
     }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vestal import values as v
-from vestal.values import MAX_JSON_DEPTH, blocks_text, check_json
+from vestal.values import MAX_JSON_DEPTH, MAX_JSON_VALUES, blocks_text, check_json
 
 BLOCKS: list[v.ContentBlock] = [
     v.TextBlock(text="Hi"),
@@ -103,6 +103,15 @@ def test_nesting_is_bounded() -> None:
         check_json(nested(MAX_JSON_DEPTH + 1), "input")
     with pytest.raises(ValueError, match=r"nested deeper"):
         check_json([[[]] * 3, nested(100_000)], "input")
+
+
+def test_how_many_values_there_are_is_bounded() -> None:
+    """Sixty million of them fit one frame, and the daemon would stand still for twenty seconds over them."""
+    check_json([0] * (MAX_JSON_VALUES - 1), "input")
+    values: list[Any] = [[0] * MAX_JSON_VALUES, {"a": [[0] * 8] * (MAX_JSON_VALUES // 8)}, [[{}] * 2**9] * 2**9]
+    for value in values:
+        with pytest.raises(ValueError, match=r"^input: holds more than 262144 values$"):
+            check_json(value, "input")
 
 
 @pytest.mark.parametrize(

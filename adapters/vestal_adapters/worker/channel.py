@@ -25,6 +25,7 @@ from vestal.backend import (
     GenerateRequest,
     GenerateRequestV2,
 )
+from vestal.counting import MAX_VALUES, has_more_values
 from vestal.errors import BackendUnavailable, VestalError, WireError
 from vestal.framing import FrameReader
 from vestal.values import Capabilities
@@ -49,6 +50,8 @@ class Channel(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[Capabilities] = loop.create_future()
         self.confinement = OFF
+        self.heard = time.monotonic()
+        """When the worker last said anything."""
         self._closed: asyncio.Future[None] = loop.create_future()
         self._progress = progress
         self._tell_lost = lost
@@ -159,8 +162,11 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._open:
             return
+        self.heard = time.monotonic()
         try:
             for payload in self._frames.feed(data):
+                if has_more_values(payload):
+                    raise ValueError(f"a message of more than {MAX_VALUES} values")
                 self._take(wire.decode_child(payload), len(payload))
         except Exception as exc:  # a guest's bytes must not raise into the event loop, whatever they are
             self._lose(f"broke the worker protocol: {_fault(exc)}")

@@ -18,8 +18,9 @@ from vestal.backend import (
     GenerateRequest,
     TextEvent,
 )
+from vestal.counting import MAX_VALUES
 from vestal.errors import BackendUnavailable, SlowConsumer
-from vestal.framing import FrameReader
+from vestal.framing import FrameReader, frame
 from vestal.values import Capabilities, Message, Usage
 from vestal_adapters.worker import stream as stream_module
 from vestal_adapters.worker import wire
@@ -136,6 +137,17 @@ def test_an_answer_of_the_wrong_kind_loses_the_channel_once() -> None:
             await counting
         with pytest.raises(BackendUnavailable):
             channel.submit(ASK)
+
+    with_channel(test)
+
+
+def test_a_message_of_too_many_values_loses_the_channel_undecoded() -> None:
+    """Its arrays would be a hundred times as large in memory."""
+
+    async def test(channel: Channel, far: Far, lost: list[str]) -> None:
+        arrays = b"\xdd" + (MAX_VALUES + 1).to_bytes(4, "big") + b"\x90" * (MAX_VALUES + 1)
+        channel.data_received(frame(b"\x82\xa4type\xa7outputs\xa6events" + arrays))
+        assert lost == ["broke the worker protocol: a message of more than 1048576 values"]
 
     with_channel(test)
 
