@@ -26,6 +26,7 @@ from vestald.failures import BackendAbandoned
 from vestald.house import House
 from vestald.metrics.endpoint import Endpoint
 from vestald.metrics.textfile import Textfile
+from vestald.patience import wait_awake
 from vestald.reports import SERVER
 from vestald.serving.admin import AdminSession
 from vestald.serving.infer import EmbedSession, InferSession
@@ -296,7 +297,7 @@ class App:
         stopping = asyncio.ensure_future(self.house.supervisor.stop_all(self._patience))
         await self._until_killed({stopping})
         if not stopping.done():
-            await asyncio.wait({stopping}, timeout=2.5 * _GRACE)  # begun after the kill, it takes 2.25
+            await wait_awake({stopping}, 2.5 * _GRACE)  # begun after the kill, it takes 2.25
         return stopping.result() if stopping.done() else self.house.supervisor.stuck
 
     async def _close_sessions(self) -> None:

@@ -106,6 +106,28 @@ def test_a_second_request_kills_at_once(start: Start, second: str, backend: str)
     nothing_left(daemon, children)
 
 
+@pytest.mark.parametrize("after", [0.03, 0.1, 0.15])
+def test_a_machine_that_holds_the_daemon_up_while_it_kills_makes_no_backend_abandoned(
+    start: Start, after: float
+) -> None:
+    """For longer than asking, insisting and killing may take together."""
+    daemon = start(BACKENDS["ignores the stop in a worker"], daemon={"drain_deadline": "60s"})
+    children = children_of(daemon.process.pid)
+    with daemon.infer() as busy:
+        busy.send(*(busy.request(id, LONG) for id in range(3)))
+        busy.ping()
+        daemon.signal()
+        busy.take(m.Goaway)
+        daemon.signal()
+        assert [busy.error(id).code for id in range(3)] == ["shutting_down"] * 3
+        time.sleep(after)  # it is at one of the three
+        daemon.signal(signal.SIGSTOP)
+        time.sleep(0.7)
+        daemon.signal(signal.SIGCONT)
+    assert daemon.wait() == 0
+    nothing_left(daemon, children)
+
+
 @pytest.mark.parametrize("isolation", ["none", "process"])
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "admin", "vestal stop"])
 def test_a_stop_while_loading_keeps_them_too(start: Start, how: str, isolation: str) -> None:

@@ -18,6 +18,7 @@ from vestald.backends.registry import Declared
 from vestald.backends.unit import Unit
 from vestald.events import EventHub
 from vestald.failures import BackendFailed
+from vestald.patience import wait_awake
 
 __all__ = ["HEALTH_PATIENCE", "Supervisor", "health_of"]
 
@@ -117,7 +118,7 @@ class Supervisor:
             return []
         stopping = {self._call(unit, self._stop(unit, timeout)): unit for unit in self.units}
         # A worker that has to be killed takes its whole timeout for it, and is no reason to say that it is still there.
-        done, late = await asyncio.wait(stopping, timeout=timeout + _GRACE)
+        done, late = await wait_awake(stopping, timeout + _GRACE)
         for task in late:
             task.cancel()
         for task in done:
