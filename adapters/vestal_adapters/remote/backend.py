@@ -46,7 +46,7 @@ class RemoteBackend(Backend):
 
     Options: ClassVar[type[BackendOptions]] = RemoteOptions
     doubts: ClassVar[bool] = True
-    """Whether a request's failure is a reason to ask again."""
+    """Whether a failed request is a reason to ask again, and so is silence."""
 
     def __init__(self, name: str, options: BackendOptions) -> None:
         super().__init__(name, options)

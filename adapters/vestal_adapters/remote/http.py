@@ -33,13 +33,14 @@ from vestal_adapters.remote.options import RemoteOptions
 from vestal_adapters.remote.refusals import MAX_ERROR_BODY, Refusal, one_line, read_refusal, refused
 from vestal_adapters.remote.sse import Event, EventTooLarge, SseParser
 
-__all__ = ["MAX_ANSWER", "Deadlines", "Headers", "Upstream"]
+__all__ = ["MAX_ANSWER", "MAX_PAGE", "Deadlines", "Headers", "Upstream"]
 
 T = TypeVar("T")
 Headers = Callable[[Key | None], dict[str, str]]
 """The headers of every request, the key among them."""
 _Parser = SseParser | LineParser
 
+MAX_PAGE = 8 << 20  # bytes of what a server says of itself, which becomes objects many times as large
 MAX_ANSWER = 64 << 20  # bytes of an answer that comes whole: 2,048 vectors of 1,536 dimensions in JSON are half of it
 _ERROR_BODY_TIME = 5.0  # seconds that the reason for a refusal is waited for
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "vestald"}
@@ -74,10 +75,13 @@ class Upstream:
         self.key = read_key(options.api_key_env, options.api_key_file)
         self._waiting: set[asyncio.Timeout] = set()
         self._running = 0
+        self.heard_at = 0.0
+        """When the server last sent anything, by the monotonic clock."""
         self._session = aiohttp.ClientSession(
             connector=_connector(options),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadlines.connect),
+            # `connect` is finding the address too, and all of those that it has.
+            timeout=aiohttp.ClientTimeout(connect=self._deadlines.connect, sock_connect=self._deadlines.connect),
             headers=_HEADERS,
             auto_decompress=False,
             trust_env=False,
@@ -98,7 +102,7 @@ class Upstream:
             raise self._silent(f"did not answer within {timeout:g} s") from None
 
     async def post(self, path: str, body: object, shape: type[T], *, timeout: float | None = None) -> T:
-        """The JSON that answers `body`."""
+        """The JSON that answers `body`: a page with a `timeout` of its own, and else an answer."""
         return await self._json("POST", path, body, shape, timeout)
 
     def events(self, path: str, body: object) -> AsyncGenerator[Event]:
@@ -110,10 +114,10 @@ class Upstream:
         return self._stream(path, body, LineParser())
 
     async def _json(self, method: str, path: str, body: object, shape: type[T], timeout: float | None) -> T:
-        end = self._deadline()
+        end, limit = self._deadline(), MAX_ANSWER if timeout is None else MAX_PAGE
         try:
             async with asyncio.timeout(timeout), self._answer(method, path, body, end) as response:
-                return self._decoded(await self._whole(response, end), shape)
+                return self._decoded(await self._whole(response, end, limit), shape)
         except TimeoutError:
             raise self._silent(f"did not answer within {timeout or 0:g} s") from None
 
@@ -150,12 +154,12 @@ class Upstream:
         try:
             if response.status != 200:
                 raise await self._refused(response)
-            if response.headers.get("Content-Encoding", "identity") != "identity":
+            if _is_compressed(response):
                 raise self._broken("compressed its answer, which was not asked for")
             yield response
         finally:
             self._running -= 1
-            response.close()
+            _hang_up(response)
 
     async def _request(self, method: str, path: str, body: object) -> aiohttp.ClientResponse:
         headers = self._headers(self.key) | ({"Content-Type": "application/json"} if body is not None else {})
@@ -168,13 +172,13 @@ class Upstream:
         scheme, _, rest = self._url.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}{path}"
 
-    async def _whole(self, response: aiohttp.ClientResponse, end: float) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, end: float, limit: int) -> bytes:
         body = bytearray()
         patience = self._deadlines.between
         while data := await self._read(response, time.monotonic() + patience, end, patience):
             body += data
-            if len(body) > MAX_ANSWER:
-                raise self._broken(f"answered with more than {MAX_ANSWER} bytes")
+            if len(body) > limit:
+                raise self._broken(f"answered with more than {limit} bytes")
         return bytes(body)
 
     async def _read(self, response: aiohttp.ClientResponse, due: float, end: float, patience: float) -> bytes:
@@ -187,9 +191,10 @@ class Upstream:
     async def _refusal(self, response: aiohttp.ClientResponse) -> Refusal:
         """What the beginning of its body says."""
         body = bytearray()
+        most = 0 if _is_compressed(response) else MAX_ERROR_BODY  # what nobody can read is no reason
         try:
             async with asyncio.timeout(_ERROR_BODY_TIME):
-                while len(body) < MAX_ERROR_BODY and (data := await response.content.readany()):
+                while len(body) < most and (data := await response.content.readany()):
                     body += data
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # a refusal is one with or without all of its reason
@@ -222,15 +227,19 @@ class Upstream:
             async with asyncio.timeout(max(0.0, due - time.monotonic())) as waiting:
                 self._waiting.add(waiting)
                 try:
-                    return await work
+                    done = await work
                 finally:
                     self._waiting.remove(waiting)
+            self.heard_at = time.monotonic()
+            return done
         except aiohttp.ConnectionTimeoutError:
             raise self._unreachable(f"no connection within {self._deadlines.connect:g} s") from None
         except TimeoutError:
             raise self._late(patience, due >= end) from None
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError) as exc:
             raise self._unreachable(f"TLS failed: {self._shown(str(exc))}", retryable=False) from None
+        except (aiohttp.InvalidURL, UnicodeError) as exc:
+            raise self._unreachable(f"base_url is no address ({type(exc).__name__})", retryable=False) from None
         except aiohttp.ClientConnectorError as exc:
             known = (exc.errno or 0) > 0  # a name that does not resolve has a number of another kind
             why = os.strerror(exc.errno or 0) if known else self._shown(str(exc.os_error))
@@ -291,6 +300,17 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self._url} {self.key or 'without a key'}, {self._running} running>"
+
+
+def _is_compressed(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "").lower() not in ("", "identity")
+
+
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """Without a farewell: that of TLS waits half a minute for a server that goes on talking."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
+    response.close()
 
 
 def _connector(options: RemoteOptions) -> aiohttp.BaseConnector:

@@ -57,7 +57,8 @@ def as_bearer(key: Key | None) -> dict[str, str]:
 def _read(path: Path) -> str:
     """The file's text. It must be a file that nobody else can read: others on the machine are whom it is kept from."""
     try:
-        with path.open("rb") as file:
+        # Without waiting for somebody to write into what is a pipe: the daemon's only thread would.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise VestalError(f"key file {path} is not a regular file")

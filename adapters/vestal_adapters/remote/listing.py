@@ -1,6 +1,7 @@
 """What servers say of their models, whatever the API: one chosen by its name, facts found in pages of any shape.
 
-A page may hold anything. What is not there, or not of the kind it should be, is not known.
+A page may hold anything. What is not there, or not of the kind it should be, is not known; of models there are those
+that a request can name.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 
 from vestal.errors import ModelNotFound
 
-__all__ = ["count_at", "first", "picked", "truth_at", "value_at"]
+__all__ = ["count_at", "first", "nameable", "picked", "truth_at", "value_at"]
 
 T = TypeVar("T")
 
 _MOST_NAMED = 8  # models that an error lists
+_LONGEST_NAME = 256  # characters: no request can name a longer one, and each name is in every welcome
+_MOST = 2**53  # JSON has larger numbers, and no frame has
 
 
 def picked(entries: Mapping[str, T], model: str | None, backend: str) -> T:
@@ -22,9 +25,9 @@ def picked(entries: Mapping[str, T], model: str | None, backend: str) -> T:
     for name in () if model is None else (model, f"{model}:latest"):  # what Ollama calls a model pulled without a tag
         if name in entries:
             return entries[name]
-    if model is None and len(entries) == 1:
-        return next(iter(entries.values()))
-    served = sorted(entries)
+    served = sorted(filter(nameable, entries))
+    if model is None and len(served) == 1:
+        return entries[served[0]]
     shown = ", ".join(served[:_MOST_NAMED]) + (f" and {len(served) - _MOST_NAMED} more" * (len(served) > _MOST_NAMED))
     raise ModelNotFound(
         f"the server of backend {backend!r} does not serve model {model!r}"
@@ -33,6 +36,11 @@ def picked(entries: Mapping[str, T], model: str | None, backend: str) -> T:
         hint=f"set model to one of those it serves: {shown}" if served else "it serves none: load one there",
         details={"models": served[:_MOST_NAMED]},
     )
+
+
+def nameable(name: Any) -> bool:
+    """Whether a request can name such a model, and an error show it."""
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= _LONGEST_NAME
 
 
 def first(*words: bool | None) -> bool:
@@ -49,7 +57,7 @@ def value_at(page: Any, path: tuple[str, ...]) -> Any:
 def count_at(page: Any, path: tuple[str, ...]) -> int | None:
     """A number above zero."""
     found = value_at(page, path) if path else None
-    return found if isinstance(found, int) and found > 0 and not isinstance(found, bool) else None
+    return found if isinstance(found, int) and 0 < found <= _MOST and not isinstance(found, bool) else None
 
 
 def truth_at(page: Any, path: tuple[str, ...]) -> bool | None:

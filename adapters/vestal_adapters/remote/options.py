@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ EmbeddingBatch = (
     | None
 )
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TIMEOUTS = ("connect_timeout", "first_byte_timeout", "between_tokens_timeout", "total_timeout")
 
 
@@ -61,6 +63,9 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if self.api_key_env is not None and self.api_key_file is not None:
             raise ValueError("api_key_file: give it or api_key_env, not both")
+        if self.api_key_env is not None and _VARIABLE.fullmatch(self.api_key_env) is None:
+            # Not repeated: who mistakes the option writes the key itself there.
+            raise ValueError("api_key_env: expected the name of a variable: letters, digits and _, no digit first")
         for name in _TIMEOUTS:
             try:
                 seconds = parse_duration(getattr(self, name))
@@ -69,6 +74,8 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
             if seconds <= 0:
                 raise ValueError(f"{name}: nothing takes 0 seconds")
         self._check_url(self.url)
+        if self.ca_file is not None and (self.unix_socket is not None or urlsplit(self.url).scheme != "https"):
+            raise ValueError("ca_file: nothing shows a certificate over http:// or a Unix socket")
 
     @property
     def url(self) -> str:
@@ -92,7 +99,11 @@ class RemoteOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fi
         return self.api_key_env is not None or self.api_key_file is not None
 
     def _check_url(self, url: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:  # brackets that do not close, a port that is no number or too large
+            raise ValueError("base_url: its host or its port is none") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("base_url: expected http://HOST/PATH or https://HOST/PATH")  # not repeated: see below
         if parts.username is not None or parts.password is not None:

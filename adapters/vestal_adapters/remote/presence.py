@@ -37,6 +37,7 @@ State = Literal["stopped", "loading", "ready", "unavailable"]
 
 PROBE_TIMEOUT = 5.0  # seconds for each question of a probe: a status waits for it
 _FRESH = 2.0  # seconds that a probe's answer is good for: many may ask for the status, and many requests may fail
+_SILENCE = 30.0  # seconds of requests to which nothing comes back, until the server is asked between two of them
 _BUSY = 429  # it is there, and has said enough: more questions make it worse
 _LOCKED = (401, 403)
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # between two probes of a server that is away; the last stays
@@ -76,6 +77,8 @@ class Presence:
         self._returning: asyncio.Task[None] | None = None
         self._doubting: asyncio.Task[None] | None = None
         self._doubted_at = -_FRESH
+        self._tried_at = 0.0
+        """When the first of those requests began since which nothing was heard."""
 
     # --- from begin to end ------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class Presence:
     # --- is it still there ------------------------------------------------------------------------------------
 
     async def health(self) -> Health:
-        """Asks the server, unless it was asked just now, or its only slot is taken: that request has deadlines."""
+        """Asks the server, unless it was asked just now, or its only slot is wanted: that request has deadlines."""
         upstream = self._upstream
         if self.state == "ready" and upstream is not None and not (self._one_at_a_time and self._running):
             async with self._turn:
@@ -205,19 +208,31 @@ class Presence:
     @asynccontextmanager
     async def asking(self, *, in_turn: bool) -> AsyncGenerator[Upstream]:
         """The server, for one request; `in_turn` if that takes a slot. Its failure may be a reason to ask again."""
-        async with self._turn if in_turn and self._one_at_a_time else nullcontext():
-            upstream = self._serving()
-            self._running += 1
-            try:
-                yield upstream
-            except WireError as exc:
-                if exc.details.get("unreachable"):
-                    self._lost(exc.message)
-                elif doubtful(exc):
-                    self._doubt(upstream)
-                raise
-            finally:
-                self._running -= 1
+        self._running += 1  # before its turn comes: a status would wait behind it
+        try:
+            async with self._turn if in_turn and self._one_at_a_time else nullcontext():
+                upstream = self._serving()
+                if in_turn and self._one_at_a_time and self._doubts:
+                    await self._check_heard(upstream)
+                    upstream = self._serving()
+                try:
+                    yield upstream
+                except WireError as exc:
+                    if exc.details.get("unreachable"):
+                        self._lost(exc.message)
+                    elif doubtful(exc):
+                        self._doubt(upstream)
+                    raise
+        finally:
+            self._running -= 1
+
+    async def _check_heard(self, upstream: Upstream) -> None:
+        """Ask between two requests, where a status does not ask: callers may give up before any deadline is over."""
+        now = time.monotonic()
+        if upstream.heard_at >= self._tried_at:
+            self._tried_at = now
+        elif now - self._tried_at > _SILENCE:
+            await self._look(upstream)
 
     def _serving(self) -> Upstream:
         if self.state != "ready" or self._upstream is None:

@@ -1,7 +1,7 @@
 """What a server's refusal means here: status, headers and body in, one error of the wire out. No I/O, no clock.
 
     3xx        backend_refused      redirects are not followed: a key would go where nobody meant it to
-    400 422    backend_refused, or context_overflow if that is what the body says
+    400 422    backend_refused, or context_overflow if that is what the body says (as some do with 500)
     401 403    backend_refused      with the name of what holds the key
     404        model_not_found if the body speaks of the model, else backend_refused
     408 425 429 502 503 504 529     backend_unavailable, to be retried, after Retry-After if it came
@@ -92,10 +92,10 @@ def _kind(refusal: Refusal) -> tuple[type[WireError], bool]:
         return BackendRefused, False
     if status in _UNAVAILABLE:
         return BackendUnavailable, True
+    if status in (400, 413, 422, 500) and any(sign in words for sign in _OVERFLOW):
+        return ContextOverflow, False
     if status >= 500:
         return BackendCrashed, True
-    if status in (400, 413, 422) and any(sign in words for sign in _OVERFLOW):
-        return ContextOverflow, False
     if status == 404 and "model" in words:
         return ModelNotFound, False
     return BackendRefused, False

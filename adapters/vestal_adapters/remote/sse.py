@@ -2,7 +2,7 @@
 
 Lines end in CR, LF or CRLF, wherever the network cuts them; what is not UTF-8 is replaced. A line and an event have
 a largest size, so that a server that never ends one costs a bounded amount of memory. An event that the stream
-ends in the middle of is no event: `unfinished` says that there was one.
+ends in the middle of is no event: `unfinished` says that there was one. A field is added to the standard's: `error`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class SseParser:
             return self._dispatch()
         field, _, value = line.partition(b":")
         text = value.removeprefix(b" ").decode(errors="replace")
+        if field == b"error":  # llama-server's, until late in 2025; the standard ignores what it does not know
+            field, text = b"data", f'{{"error": {text}}}'
         if field == b"data":
             self._size += len(line)
             if self._size > self._limit:

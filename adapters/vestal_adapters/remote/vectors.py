@@ -7,6 +7,7 @@ import struct
 
 from vestal.backend import EmbedRequest, EmbedResult
 from vestal.errors import BackendCrashed
+from vestal_adapters.remote.requests import unsupported
 
 __all__ = ["packed", "wrong"]
 
@@ -14,11 +15,16 @@ __all__ = ["packed", "wrong"]
 def packed(
     rows: list[list[float]], request: EmbedRequest, dimensions: int | None, tokens: int, backend: str
 ) -> EmbedResult:
-    """`rows` in input order, each made of length one. Raises `BackendCrashed` if they are not what was asked for."""
+    """`rows` in input order, each made of length one. Raises `BackendCrashed` if they are not what was asked for.
+
+    A server that gives its own `dimensions` whatever is asked for is `Unsupported`: no client can make it look broken.
+    """
     expected = request.dimensions or dimensions
     width = len(rows[0]) if rows else 0
     if len(rows) != len(request.input):
         raise wrong(backend, f"{len(rows)} vectors for {len(request.input)} texts")
+    if request.dimensions not in (None, dimensions) and all(len(row) == dimensions for row in rows):
+        raise unsupported("dimensions", "cuts no vectors short")  # what was asked for, not the server, is at fault
     if any(len(row) != (expected or width) for row in rows) or not width:
         raise wrong(backend, f"vectors of {width} dimensions instead of {expected or 'one size'}")
     try:

@@ -19,7 +19,8 @@ KEY = "{key}"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"-\d")
-_SECRET = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)
+# Of tokens there are as many as a text has: `--max-num-batched-tokens` is a number.
+_SECRET = re.compile(r"(keys?|token|secrets?|passwords?|passwd|credentials?)$", re.IGNORECASE)
 # What the dynamic loader takes from these is code inside the server that its command line does not show.
 _LOADER = "LD_"
 _LOADER_ALLOWED = frozenset({"LD_LIBRARY_PATH"})
@@ -48,7 +49,8 @@ def _check_flag(argument: str, profile: Profile) -> None:
     shown = argument.partition("=")[0]
     for owned, reason in profile.owned.items():
         # Of one character only the whole counts: `-n` is no beginning of `--n_ctx`.
-        abbreviated = profile.abbreviates and argument.startswith("--") and flag and owned.startswith(flag)
+        abbreviates = profile.abbreviates and argument.startswith("--") and flag not in ("", *profile.whole)
+        abbreviated = abbreviates and owned.startswith(flag)
         if flag == owned or abbreviated:
             raise ValueError(f"arguments: {shown} is refused: {reason}")
     if argument.startswith("--") and flag.endswith(profile.owned_endings or ("\0",)):

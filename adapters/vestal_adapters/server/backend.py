@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -29,6 +29,7 @@ from vestal.backend import (
     TokenEventV2,
     Unavailable,
 )
+from vestal.durations import parse_duration
 from vestal.errors import BackendCrashed, BackendRefused, BackendUnavailable, VestalError, WireError
 from vestal.findings import Finding, failed, ok
 from vestal.models.names import to_path
@@ -43,59 +44,25 @@ from vestal_adapters.server.command import found_binary, found_model, free_port,
 from vestal_adapters.server.home import Home
 from vestal_adapters.server.options import ServerOptions
 from vestal_adapters.server.output import Output, RotatedLog
+from vestal_adapters.server.port import strangers
 from vestal_adapters.server.process import ServerProcess
+from vestal_adapters.server.running import HEALTH_PAGE, Running
 from vestal_adapters.worker.causes import without_places
 from vestal_adapters.worker.heartbeat import until_silent
-from vestal_adapters.worker.sandbox import OFF, Confinement
 from vestal_adapters.worker.supervision import EXIT_PATIENCE, HEALTH, KILL_PATIENCE, Supervised
 
 __all__ = ["ServerBackend"]
 
 PING_PATIENCE = 0.5  # seconds that a status waits for a server's answer
+# A process that ends frees its model after it has closed its connections: a second for every few gigabytes.
+LAST_BREATH = 5.0
 LOOK_AGAIN = 0.1  # seconds between two looks for a server that is being started
-_HEALTH_PAGE = "/health"  # whatever it is answered with, somebody answers
 
 
 class _Inner(OpenAIBackend):
     """Asks for us. Whether the server is still there is for its heartbeat to find out, which knows when it is busy."""
 
     doubts = False
-
-
-class _Running:
-    """One start of the server, from its directory to its last request."""
-
-    def __init__(self, home: Home, process: ServerProcess, command: str) -> None:
-        self.home = home
-        self.process = process
-        self.command = command
-        self.confinement: Confinement = OFF
-        self.requests = 0
-        self.inner: OpenAIBackend | None = None
-        self.asking: Upstream | None = None
-        self.why: Callable[[], WireError] | None = None
-        """The error of whatever runs in it, once it is known to have ended."""
-
-    async def ping(self, timeout: float) -> float | None:
-        """Seconds to its answer, whatever that is; `None` without one."""
-        if self.asking is None:
-            return None
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        try:
-            await self.asking.alive(_HEALTH_PAGE, timeout=timeout)
-        except WireError as exc:
-            if "status" not in exc.details:
-                return None
-        return clock() - begun
-
-    async def let_go(self) -> None:
-        """End what speaks to it, and remove its directory. Idempotent."""
-        if self.inner is not None:
-            await self.inner.stop(KILL_PATIENCE)
-        if self.asking is not None:
-            await self.asking.close()
-        self.home.close()
 
 
 class ServerBackend(Supervised):
@@ -111,7 +78,7 @@ class ServerBackend(Supervised):
         self.options = options
         self.causes = options.known.causes  # type: ignore[misc]  # one table per profile, not per class
         self._log: RotatedLog | None = None
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._waits_for = ""
 
     @classmethod
@@ -140,39 +107,62 @@ class ServerBackend(Supervised):
     async def _stream(
         self, ask: Callable[[OpenAIBackend], AsyncIterator[TokenEvent] | AsyncIterator[TokenEventV2]]
     ) -> AsyncIterator[TokenEventV2]:
-        running, inner = self._serving()
-        running.requests += 1
-        try:
-            async with aclosing(cast("AsyncGenerator[TokenEventV2]", ask(inner))) as events:
-                async for event in events:
-                    yield event
-        except WireError as exc:
-            raise await self._meant(running, exc) from None
-        finally:
-            running.requests -= 1
+        async with (
+            self._asking() as (running, inner),
+            aclosing(cast("AsyncGenerator[TokenEventV2]", ask(inner))) as events,
+        ):
+            async for event in events:
+                running.heard()
+                yield event
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
+        async with self._asking() as (running, inner):
+            vectors = await inner.embed(request)
+            running.heard()
+            return vectors
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncGenerator[tuple[Running, OpenAIBackend]]:
         running, inner = self._serving()
+        await self._check_alive(running, parse_duration(inner.remote.first_byte_timeout))
         running.requests += 1
+        running.asked()
         try:
-            return await inner.embed(request)
+            yield running, inner
         except WireError as exc:
+            if "status" in exc.details:
+                running.heard()
             raise await self._meant(running, exc) from None
         finally:
             running.requests -= 1
 
-    def _serving(self) -> tuple[_Running, OpenAIBackend]:
+    async def _check_alive(self, running: Running, longest_prompt: float) -> None:
+        """The heartbeat of a server that answers nothing while it is busy, and always is: between two requests.
+
+        While others run it may be silent as long as over any prompt.
+        """
+        patience = self.options.heartbeat_seconds
+        silence = patience if running.requests == 0 else max(patience, longest_prompt)
+        if self.options.known.answers_while_busy or running.silent < silence:
+            return
+        if not await running.answers_in_all(patience) and running is self._running:
+            self._lost(f"gave no answer for {patience:g} s")
+        if running.why is not None:
+            raise running.why()
+
+    def _serving(self) -> tuple[Running, OpenAIBackend]:
         running = self._running
         if self._state != "ready" or running is None or running.inner is None:
             raise self._unready()
         return running, running.inner
 
-    async def _meant(self, running: _Running, error: WireError) -> WireError:
+    async def _meant(self, running: Running, error: WireError) -> WireError:
         """What a request's error is when the server's end is behind it: its connections end a moment before it does."""
         # Refused is among them: an answer that closing its connection ends looks whole, and empty.
         cut = isinstance(error, (BackendCrashed, BackendRefused, BackendUnavailable)) and "status" not in error.details
         if cut and running.why is None:
-            await running.process.wait(EXIT_PATIENCE)
+            broke_off = isinstance(error, BackendCrashed) and error.retryable
+            await running.process.wait(LAST_BREATH if broke_off else EXIT_PATIENCE)
         return error if running.why is None else running.why()
 
     async def health(self) -> Health:
@@ -187,7 +177,7 @@ class ServerBackend(Supervised):
             unsandboxed=() if running is None else running.confinement.missing,
         )
 
-    async def _detail(self, running: _Running) -> str:
+    async def _detail(self, running: Running) -> str:
         said = [running.command]
         if running.requests == 0 or self.options.known.answers_while_busy:
             answered = await running.ping(PING_PATIENCE)
@@ -218,7 +208,7 @@ class ServerBackend(Supervised):
             home.close()
             raise
         self._process = process
-        running = self._running = _Running(home, process, shown_command([binary.name, *plan.arguments]))
+        running = self._running = Running(home, process, shown_command([binary.name, *plan.arguments]))
         try:
             async with asyncio.timeout(options.ready_seconds):
                 confinement = await process.begin(plan)
@@ -237,13 +227,13 @@ class ServerBackend(Supervised):
             await self._bury(running)
             raise
 
-    async def _until_served(self, running: _Running, at: Path | int, key: str) -> Capabilities:
+    async def _until_served(self, running: Running, at: Path | int, key: str) -> Capabilities:
         """Ask until it serves, or has ended. Raises `VestalError`."""
         with running.home.holding(key) as file:
             options = self._inner_options(at, file)
             running.inner = inner = _Inner(self.name, options)
             running.asking = Upstream(self.name, options)
-            starting = asyncio.create_task(self._come_up(running, inner, running.asking))
+            starting = asyncio.create_task(self._come_up(running, inner, running.asking, at))
             ending = asyncio.create_task(running.process.ended())
             try:
                 await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -258,24 +248,28 @@ class ServerBackend(Supervised):
                     starting.exception()  # what came too late to matter is nobody's
         return inner.capabilities
 
-    async def _come_up(self, running: _Running, inner: OpenAIBackend, asking: Upstream) -> None:
+    async def _come_up(self, running: Running, inner: OpenAIBackend, asking: Upstream, at: Path | int) -> None:
         """Look for it often, as it is near and somebody waits; then have it probed as any server is."""
-        while (why := await self._missing(asking)) is not None:
+        while (why := await self._missing(asking, at)) is not None:
             if why != self._waits_for:
                 self._heard(running, Loading(0.0, why))
             await asyncio.sleep(LOOK_AGAIN)
         await inner.start(lambda event: self._heard(running, event))
 
-    async def _missing(self, asking: Upstream) -> str | None:
+    async def _missing(self, asking: Upstream, at: Path | int) -> str | None:
         """Why it is not there yet; a page that it does not have is an answer too."""
+        if isinstance(at, int) and (why := strangers(at)) is not None:
+            return why  # the question has the key in it
         try:
-            await asking.alive(_HEALTH_PAGE, timeout=PROBE_TIMEOUT)
+            await asking.alive(HEALTH_PAGE, timeout=PROBE_TIMEOUT)
         except WireError as exc:
             return exc.message if exc.retryable else None
         return None
 
     def _inner_options(self, at: Path | int, key_file: Path) -> OpenAIOptions:
         options = self.options
+        # One that answers while it is busy has a heartbeat over each prompt; of the others silence alone can tell.
+        patience = "30m" if options.known.answers_while_busy else "5m"
         return OpenAIOptions(
             preset=options.preset or "llamacpp",
             model=None if options.profile == "custom" else self.name,
@@ -285,6 +279,7 @@ class ServerBackend(Supervised):
             kind=options.kind,
             embedding_batch=options.embedding_batch,
             slots=options.running,
+            first_byte_timeout=patience,
             context_length=options.context_length,
             tools=options.tools,
             vision=options.vision,
@@ -296,7 +291,7 @@ class ServerBackend(Supervised):
         hint = f"its last words: {shown_command([without_places(last[0])])}" if last else None
         return VestalError(self._diagnosis(process, "", "while loading the model"), hint=hint)
 
-    def _late(self, running: _Running) -> VestalError:
+    def _late(self, running: Running) -> VestalError:
         return VestalError(
             f"the server of backend {self.name!r} did not serve within {self.options.ready_seconds:g} s of its start"
             f"{self._waits_for and f': {self._waits_for}'}",
@@ -323,14 +318,14 @@ class ServerBackend(Supervised):
             self._log.close()
             self._log = None
 
-    async def _bury(self, running: _Running) -> None:
+    async def _bury(self, running: Running) -> None:
         running.process.kill()
         await running.process.wait(KILL_PATIENCE)
         await running.let_go()
 
     # --- what the server does by itself -----------------------------------------------------------------------
 
-    def _heard(self, running: _Running, event: Loading | Ready | Unavailable) -> None:
+    def _heard(self, running: Running, event: Loading | Ready | Unavailable) -> None:
         """What the inner backend reports."""
         if isinstance(event, Loading):
             self._waits_for = event.detail
@@ -374,5 +369,5 @@ class ServerBackend(Supervised):
         if running is None or self._state != "ready":
             return True  # it is being ended, or has been: nothing to ask
         if running.requests and not self.options.known.answers_while_busy:
-            return True  # its requests have deadlines of their own
+            return True  # its requests have deadlines of their own, and the next one asks
         return await running.ping(timeout) is not None or self._state != "ready"

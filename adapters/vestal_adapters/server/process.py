@@ -69,9 +69,12 @@ class ServerProcess(Process):
     def reap(self) -> bool:
         if self._over:
             return True
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return False
-        self.kill()
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            self.kill()
+        except ChildProcessError:
+            pass  # whoever started the daemon had it ignore SIGCHLD: the kernel was first, and the number is nobody's
         self._over = True
         super().reap()
         self._on_end()

@@ -41,6 +41,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     """Beginnings of variables that mean the same as flags."""
     abbreviates: bool = False
     """Whether the beginning of a flag is taken for it."""
+    whole: tuple[str, ...] = ()
+    """Flags that are the beginning of a refused one, and flags all the same."""
     key: str | None = None
     """The variable by which it is told its key."""
     most_slots: int | None = None
@@ -101,7 +103,8 @@ PROFILES: Mapping[ProfileName, Profile] = {
             ends="h help usage version completion-bash list-devices cl cache-list",
         ),
         owned_endings=("-default", "-spec"),
-        owned_variables=("LLAMA_ARG_", "LLAMA_API_KEY", "HF_"),
+        # Versions of 2025 read the flags of logs without ARG; AIP_HTTP_PORT goes before --port.
+        owned_variables=("LLAMA_ARG_", "LLAMA_LOG_", "LLAMA_SERVER_", "LLAMA_API_KEY", "AIP_", "HF_"),
         key="LLAMA_API_KEY",
         answers_while_busy=True,
         causes=_CAUSES,
@@ -121,10 +124,11 @@ PROFILES: Mapping[ProfileName, Profile] = {
             model="model model_alias hf_model_repo_id hf_pretrained_model_name_or_path hf_tokenizer_config_path",
             option="n_ctx n_threads embedding",
             remote="rpc_servers",
-            prompts="verbose",
+            prompts="verbose cache_type",
             ends="h help",
         ),
         abbreviates=True,
+        whole=("cache",),
         key="API_KEY",
         most_slots=1,  # a second request interrupts the first
         causes=_CAUSES,

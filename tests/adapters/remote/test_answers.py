@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from itertools import pairwise
 from typing import Any
@@ -14,8 +15,10 @@ from tests.adapters.remote.web import chunk, done
 from vestal.backend import EndEvent, TextEvent, ThinkingEvent, ToolUseEvent
 from vestal.errors import WireError
 from vestal.values import TokenLogprob, TopLogprob, Usage
+from vestal_adapters.remote import streamed
 from vestal_adapters.remote.key import Key
 from vestal_adapters.remote.openai.answers import ChatAnswer
+from vestal_adapters.remote.streamed import MAX_KEPT
 
 
 def read(*data: Any, v2: bool = True, key: Key | None = None) -> list[Any]:
@@ -71,8 +74,9 @@ def test_usage_with_what_was_cached() -> None:
     assert end_of(chunk("Hi", "stop"), {"choices": [], "usage": usage}, "[DONE]").usage == Usage(9, 4, 3)
 
 
-def test_usage_that_is_not_told_is_estimated_and_that_is_said() -> None:
-    end = end_of(chunk("a"), chunk("b", "stop"), "[DONE]")
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 3, "completion_tokens": None}])
+def test_usage_that_is_not_told_is_estimated_and_that_is_said(usage: Any) -> None:
+    end = end_of(chunk("a"), chunk("b", "stop"), {"choices": [], "usage": usage}, "[DONE]")
     assert (end.usage, codes(end)) == (Usage(10, 0, 2), ["usage_estimated"])
 
 
@@ -123,6 +127,86 @@ def test_a_call_that_cannot_be_read_is_text_with_a_notice(arguments: str) -> Non
     assert (end.stop_reason, codes(end)) == ("end", ["tool_call_malformed"])
 
 
+@pytest.mark.parametrize("arguments", ['{"on": ' + "[" * 64 + "]" * 64 + "}", '{"on": 18446744073709551616}'])
+def test_a_call_that_no_frame_can_hold_is_text_with_a_notice(arguments: str) -> None:
+    text, end = read(*calls((0, "c1", "lamp", arguments)), chunk(finish="tool_calls"), *done())
+    assert text == TextEvent(f"lamp({arguments})", 1)
+    assert (end.stop_reason, codes(end)) == ("end", ["tool_call_malformed"])
+
+
+@pytest.mark.parametrize("index", [0, None], ids=["all of them 0", "none"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("a", "lamp", "{}"), ("b", "lamp", '{"on": true}')),
+        (("a", "lamp", None), ("b", "door", '{"on": true}')),
+        (("", "lamp", '{"on": 1}'), ("", "lamp", '{"on": true}')),  # without ids, but each of them whole
+    ],
+)
+def test_calls_that_have_one_number_are_calls_all_the_same(index: Any, first: Any, second: Any) -> None:
+    """Of Ollama until 0.5 and of others that take Gemini's: each call comes whole, and all are number 0."""
+    one, two, end = read(*calls((index, *first), (index, *second)), chunk(finish="stop"), *done())
+    assert [(call.name, call.input) for call in (one, two)] == [
+        (first[1], json.loads(first[2] or "{}")),
+        (second[1], {"on": True}),
+    ]
+    assert end.stop_reason == "tool_use"
+
+
+def test_pieces_of_one_call_that_have_an_id_each_are_one_call() -> None:
+    """Of vLLM, where a named tool was forced: every piece has the name, and an id of its own."""
+    pieces = ['{"on"', ": tr", "ue", "}"]
+    data = calls(*((0, f"c{number}", "lamp", piece) for number, piece in enumerate(pieces)))
+    call, _ = read(*data, chunk(finish="stop"), *done())
+    assert (call.name, call.input) == ("lamp", {"on": True})
+
+
+def test_what_is_refused_is_refused_also_after_a_call() -> None:
+    _, end = read(*calls((0, "c1", "lamp", "{}")), chunk(finish="content_filter"), *done())
+    assert end.stop_reason == "refused"
+
+
+@pytest.mark.parametrize(
+    "piece", [calls((0, "c1", "lamp", "x" * 65_536)), calls(*((index, "c", "l", "") for index in range(1024)))]
+)
+def test_calls_that_never_end_are_bounded(piece: list[dict[str, Any]]) -> None:
+    answer = ChatAnswer("cluster", v2=True, prompt_size=40)
+    numbered = itertools.count()
+    with pytest.raises(WireError, match=f"more than {MAX_KEPT} characters") as failed:
+        for _ in range(2 * MAX_KEPT // 65_536):
+            for item in piece:
+                call = item["choices"][0]["delta"]["tool_calls"][0]
+                call["index"] = next(numbered) if len(piece) > 1 else 0
+                answer.feed(json.dumps(item))
+    assert (failed.value.code, failed.value.retryable) == ("backend_crashed", False)
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning"])
+def test_an_answer_that_no_frame_could_hold_is_bounded(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not stream has it kept in the daemon."""
+    monkeypatch.setattr(streamed, "MAX_SAID", 1000)
+    answer = ChatAnswer("cluster", v2=True, prompt_size=40)
+    piece = json.dumps(chunk(**{field: "x" * 100}))
+    assert all(answer.feed(piece) for _ in range(10))
+    with pytest.raises(WireError, match="more than 1000 characters"):
+        answer.feed(piece)
+
+
+def test_probabilities_are_a_part_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "MAX_SAID", 1000)
+    piece = chunk("x")
+    token = {"token": "x", "logprob": -0.5}
+    piece["choices"][0]["logprobs"] = {"content": [token | {"top_logprobs": [token] * 20}]}
+    with pytest.raises(WireError, match="more than 1000 characters"):
+        read(*[piece] * 4)
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 2**64}, {"completion_tokens": 10**30}, {"prompt_tokens": -1}])
+def test_a_count_that_no_frame_can_hold_is_none(usage: dict[str, int]) -> None:
+    with pytest.raises(WireError, match="not a chunk of an answer"):
+        read(chunk("Hi", "stop"), {"choices": [], "usage": usage}, "[DONE]")
+
+
 def test_a_call_without_arguments_has_none() -> None:
     assert read(*calls((0, "c1", "now", None)), chunk(finish="tool_calls"), *done())[0].input == {}
 
@@ -142,6 +226,9 @@ def test_logprobs_with_their_alternatives() -> None:
     [
         ({"message": "busy", "code": 429}, "backend_unavailable", True),
         ({"message": "broken", "code": "server_error"}, "backend_crashed", True),
+        ({"message": "slower", "code": "rate_limit_exceeded"}, "backend_unavailable", True),
+        ({"message": "wrong", "type": "invalid_request_error", "code": None}, "backend_refused", False),
+        ({"message": "more than the context length"}, "context_overflow", False),  # LM Studio tells no code
         ("broken", "backend_crashed", True),
         ({"message": "too long", "code": 400, "type": "context_length_exceeded"}, "backend_refused", False),
     ],

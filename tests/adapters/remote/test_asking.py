@@ -35,7 +35,7 @@ NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
 def v1(preset: PresetName = "vllm", scope: str | None = "1", **options: Any) -> dict[str, Any]:
     request = GenerateRequest(messages=[Message("user", "Hi")], options=GenerateOptions(**options), cache_scope=scope)
-    return chat_body(request, PRESETS[preset], "small")
+    return chat_body(request, PRESETS[preset], "small", thinks=True, has_details=True)
 
 
 def v2(*turns: MessageV2, preset: PresetName = "vllm", **fields: Any) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def v2(*turns: MessageV2, preset: PresetName = "vllm", **fields: Any) -> dict[st
         GenerateRequestV2(messages=list(turns) or [MessageV2("user", [TextBlock("Hi")])], cache_scope="1", **fields),
         PRESETS[preset],
         "small",
+        thinks=True,
+        has_details=True,
     )
 
 
@@ -143,6 +145,17 @@ def test_a_server_that_ignores_the_choice_is_not_asked_for_it(preset: PresetName
         with pytest.raises(Unsupported) as error:
             v2(preset=preset, tools=[TOOL], tool_choice=choice)
         assert error.value.details == {"option": "tool_choice"}
+
+
+def test_a_model_that_is_known_not_to_think_is_not_told_so() -> None:
+    """OpenRouter, which is asked for providers that honour every field, would find none."""
+    asked = GenerateRequestV2(messages=[MessageV2("user", [TextBlock("Hi")])], cache_scope="1", thinking="off")
+    for thinks, sent in ((False, None), (True, {"effort": "none"})):
+        body = chat_body(asked, PRESETS["openrouter"], "small", thinks=thinks, has_details=False)
+        assert body.get("reasoning") == sent
+    # Of OpenAI's nobody says which of them think: one that does would go on.
+    body = chat_body(asked, PRESETS["openai"], "small", thinks=False, has_details=False)
+    assert body["reasoning_effort"] == "none"
 
 
 def test_a_conversation_with_tools_images_and_thinking() -> None:

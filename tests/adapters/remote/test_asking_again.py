@@ -237,6 +237,69 @@ def test_a_server_that_does_one_thing_at_a_time_is_not_asked_while_it_answers(mo
     asyncio.run(run())
 
 
+def test_a_server_that_freezes_is_found_out_although_every_caller_gives_up_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one slot and a queue it is never without a request, and no question is asked beside one."""
+    monkeypatch.setattr(presence, "_SILENCE", 0.1)
+    monkeypatch.setattr(presence, "PROBE_TIMEOUT", 0.2)
+    frozen = asyncio.Event()
+
+    async def serve(seen: Asked) -> None:
+        if frozen.is_set():
+            await seen.gone.wait()
+        await chat_like()(seen)
+
+    async def run() -> None:
+        async with Server(serve) as server:
+            backend = vllm(server.url, slots=1)
+            async with reporting(backend) as reports:
+                assert (await collected(backend.generate(V1)))[-1].stop_reason == "end"
+                frozen.set()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):  # longer than its silence may be
+                        await collected(backend.generate(V1))
+                with pytest.raises(BackendUnavailable, match=r"is unavailable: .* did not answer within"):
+                    await collected(backend.generate(V1))
+                assert (await reports.until(Unavailable)).recovering
+                frozen.clear()
+                await reports.until(Ready)
+
+    asyncio.run(run())
+
+
+def test_a_status_does_not_wait_behind_a_request_that_waits_for_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait as long as that answer takes, and the daemon would call a server that is well unavailable."""
+    monkeypatch.setattr(presence, "_FRESH", 0.0)
+    failures, questioned, goes_on = iter([_breaks_off]), asyncio.Event(), asyncio.Event()
+
+    async def serve(seen: Asked) -> None:
+        if seen.path == "/health" and failed_once.is_set():
+            questioned.set()
+            await goes_on.wait()
+        await chat_like(next(failures, None) if seen.path == "/v1/chat/completions" else None)(seen)
+
+    failed_once = asyncio.Event()
+
+    async def run() -> None:
+        async with Server(serve) as server:
+            backend = vllm(server.url, slots=1)
+            async with reporting(backend):
+                failed_once.set()
+                with pytest.raises(BackendCrashed):
+                    await collected(backend.generate(V1))
+                await questioned.wait()
+                waiting = asyncio.create_task(collected(backend.generate(V1)))
+                await asyncio.sleep(0)  # it stands in line now
+                async with asyncio.timeout(presence.PROBE_TIMEOUT / 2):  # the question would be given up at the whole
+                    assert (await backend.health()).state == "ok"
+                assert not waiting.done()
+                goes_on.set()
+                assert (await waiting)[-1].stop_reason == "end"
+
+    asyncio.run(run())
+
+
 # --- another server at the same place -------------------------------------------------------------------------
 
 

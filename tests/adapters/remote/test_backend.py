@@ -319,6 +319,9 @@ def test_vectors_come_in_order_and_of_length_one(serving: Any) -> None:
         async with serving(model.serve, kind="embeddings") as (backend, _, _):
             assert backend.capabilities.embedding_dimensions == 2
             assert not backend.capabilities.generate
+            told = backend.capabilities
+            assert (told.embedding_tasks, told.embedding_raw) == ((), False)
+            assert (told.embedding_shortest, told.embedding_longest) == (None, None), "vLLM has models that cut, or not"
             result = await backend.embed(EmbedRequest(input=["abcd", ""]))
             assert struct.unpack("<4f", result.data) == pytest.approx([0.8, 0.6, 0.0, 1.0])
             assert (result.count, result.dimensions, result.input_tokens) == (2, 2, 5)
@@ -397,3 +400,26 @@ def test_options_go_out_under_the_names_of_the_preset(serving: Any) -> None:
         "top_k": 3,
         "stop": ["x"],
     }
+
+
+def test_only_a_server_that_has_a_switch_for_its_cache_is_asked_to_leave_it_alone(serving: Any) -> None:
+    """llama_cpp.server looks like llama-server, has no such switch, and takes no note of what it does not know."""
+
+    async def with_details(seen: Asked) -> None:
+        if seen.path == "/props":
+            await seen.reply({"default_generation_settings": {"n_ctx": 64}})
+        else:
+            await chat_like()(seen)
+
+    async def run() -> None:
+        private = structs.replace(V1, cache_scope=None)
+        async with serving(with_details, preset="llamacpp") as (backend, server, _):
+            [event async for event in backend.generate(private)]
+            assert server.asked[-1].json["cache_prompt"] is False
+        async with serving(chat_like(), preset="llamacpp") as (backend, server, _):
+            with pytest.raises(Unsupported) as refused:
+                [event async for event in backend.generate(private)]
+            assert refused.value.details["option"] == "cache"
+            assert server.asked[-1].path == "/props"
+
+    asyncio.run(run())

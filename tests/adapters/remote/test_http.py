@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +162,38 @@ def test_cancelling_the_task_closes_the_connection(run: Run, begun: bool) -> Non
     run(ask())
 
 
+def test_closing_the_stream_of_a_server_that_goes_on_talking_over_tls_closes_the_connection(
+    run: Run, tmp_path: Path
+) -> None:
+    """It never reads, so it would not hear a farewell; and it would be listened to for half a minute."""
+    file = certificate(tmp_path / "cert.pem")
+    tls, over = served_with(file), threading.Event()
+
+    def talk(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with tls.wrap_socket(connection, server_side=True) as talking, suppress(OSError):
+            talking.recv(65_536)
+            talking.sendall(head(200, **{"Content-Type": STREAM}))
+            while True:
+                talking.sendall(sse("a"))
+                over.wait(0.001)  # its pace, not a wait for anything
+        over.set()
+
+    async def ask(port: int) -> None:
+        asking = upstream(f"https://127.0.0.1:{port}/v1", ca_file=str(file))
+        stream = asking.events("chat/completions", {})
+        await anext(stream)
+        await stream.aclose()
+        assert await asyncio.to_thread(over.wait, 20)
+        await asking.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        talking = threading.Thread(target=talk, args=(listener,))
+        talking.start()
+        run(ask(listener.getsockname()[1]))
+        talking.join()
+
+
 def test_closing_the_upstream_ends_what_is_under_way(run: Run) -> None:
     async def hold(asked: Asked) -> None:
         await asked.stream(sse("a"))
@@ -201,8 +236,6 @@ def test_a_connection_that_is_never_taken_is_given_up(run: Run) -> None:
     """Of a listener whose queue is full: the kernel lets further connections hang."""
 
     async def ask() -> WireError:
-        import socket
-
         with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, socket.socket() as first:
             first.connect(listener.getsockname())
             seconds = []
@@ -222,6 +255,42 @@ def test_a_connection_that_is_never_taken_is_given_up(run: Run) -> None:
     error = run(ask())
     assert "no connection within 0.1 s" in error.message
     assert error.details["unreachable"]
+
+
+def test_an_address_that_is_not_found_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On asyncio alone: uvloop asks for addresses where no test reaches."""
+    found = threading.Event()
+
+    def never(*_: Any, **__: Any) -> Any:
+        found.wait(30)
+        raise OSError
+
+    async def ask() -> WireError:
+        monkeypatch.setattr(socket, "getaddrinfo", never)
+        asking = upstream("http://far.example/v1", connect_timeout="100ms", plain_http=True)
+        with pytest.raises(WireError) as failed:
+            await events(asking)
+        await asking.close()
+        found.set()
+        return failed.value
+
+    error = asyncio.run(ask())
+    assert "no connection within 0.1 s" in error.message
+    assert error.details["unreachable"]
+
+
+@pytest.mark.parametrize("host", ["far..example", "x" * 64])
+def test_a_host_that_is_none_is_said_once(run: Run, host: str) -> None:
+    async def ask() -> WireError:
+        asking = upstream(f"http://{host}/v1", plain_http=True)
+        with pytest.raises(WireError) as failed:
+            await events(asking)
+        await asking.close()
+        return failed.value
+
+    error = run(ask())
+    assert (error.code, error.retryable) == ("backend_unavailable", False)
+    assert "base_url is no address" in error.message
 
 
 def test_an_untrusted_certificate_is_refused_and_a_trusted_one_taken(run: Run, tmp_path: Path) -> None:
@@ -366,6 +435,23 @@ def test_a_huge_answer_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
             await asked.more(b" " * 65536)
 
     assert f"more than {1 << 20} bytes" in run(failure(endless, posted)).message
+
+
+def test_a_page_of_what_it_says_of_itself_is_shorter_than_an_answer(run: Run) -> None:
+    """A page of empty objects takes twenty times its size."""
+
+    async def endless(asked: Asked) -> None:
+        await asked.stream(b'{"data": [{}')
+        while True:
+            await asked.more(b",{}" * 65_536)
+
+    assert f"more than {http.MAX_PAGE} bytes" in run(failure(endless, page)).message
+    assert http.MAX_PAGE < http.MAX_ANSWER
+
+
+def test_a_refusal_that_is_compressed_is_told_without_its_reason(run: Run) -> None:
+    error = run(failure(lambda asked: asked.reply(b"\x1f\x8b\x08", 502, Content_Encoding="gzip")))
+    assert error.message.endswith("answered 502 and says nothing of the reason")
 
 
 def test_a_huge_refusal_is_bounded(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def test_a_file_that_is_not_there_and_one_that_is_none_are_refused(tmp_path: Pat
         read_key(None, str(tmp_path / "absent"))
     with pytest.raises(VestalError, match="directory"):
         read_key(None, str(tmp_path))
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(VestalError, match="not a regular file"):  # at once: nobody writes into it
+        read_key(None, str(tmp_path / "pipe"))
 
 
 def test_options_hold_names_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +80,12 @@ def test_options_hold_names_only(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"base_url": f"https://host/v1?key={SECRET}"}, "no query"),
         ({"base_url": "ftp://host"}, "expected http://"),
         ({"base_url": "host:80"}, "expected http://"),
+        ({"base_url": "http://[::1/v1"}, "its host or its port is none"),
+        ({"base_url": "http://host:65536/v1"}, "its host or its port is none"),
+        ({"base_url": f"http://user:{SECRET}"}, "its host or its port is none"),
+        ({"api_key_env": SECRET}, "expected the name of a variable"),
+        ({"base_url": "http://host/v1", "ca_file": "ca.pem"}, "nothing shows a certificate"),
+        ({"base_url": "https://host/v1", "unix_socket": "s", "ca_file": "ca.pem"}, "nothing shows a certificate"),
         ({"base_url": "http://far.example/v1", "api_key_env": "A"}, "in clear"),
         ({"total_timeout": "0s"}, "total_timeout"),
         ({"connect_timeout": "soon"}, "connect_timeout"),

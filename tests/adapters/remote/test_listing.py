@@ -105,3 +105,19 @@ def test_what_is_not_served_is_told_with_what_is(model: str | None) -> None:
         chosen(listing, model, "x")
     assert "m0, m1" in str(refused.value.hint)
     assert "and 2 more" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\x1b[2Jb"])
+def test_a_model_that_no_request_can_name_is_none(name: str) -> None:
+    """Its name would be in every welcome, and on every terminal."""
+    listing = Listing([{"id": name}, {"id": "small"}])
+    assert chosen(listing, None, "cluster")["id"] == "small"
+    with pytest.raises(ModelNotFound, match="serves 0 models"):
+        chosen(Listing([{"id": name}]), None, "cluster")
+    with pytest.raises(ModelNotFound) as absent:
+        chosen(listing, "large", "cluster")
+    assert absent.value.details["models"] == ["small"]
+
+
+def test_a_context_that_no_frame_can_hold_is_not_known() -> None:
+    assert can("vllm", {"id": "small", "max_model_len": 10**30}).context_length is None

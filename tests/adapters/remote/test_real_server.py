@@ -7,11 +7,12 @@ Anthropic's API too.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,19 @@ HELLO = GenerateRequest(messages=[Message("user", "Say hello.")], options=SHORT,
 HELLO_V2 = GenerateRequestV2(messages=[MessageV2("user", [TextBlock("Say hello.")])], options=SHORT, cache_scope="1")
 
 
+def free_port() -> int:
+    """One that the kernel gives to nobody unasked: it is still free after a server that had it was killed."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 class RealServer:
     """One of them, on a port that it comes back to, and the API by which it is asked."""
 
     def __init__(self, kind: str, api: str, model: str, *more: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._port = listener.getsockname()[1]
+        self._port = free_port()
         self.kind, self.api = kind, api
         self._model, self._more = model, more
         self._process: subprocess.Popen[bytes] | None = None

@@ -57,6 +57,7 @@ def test_every_status_has_a_code_and_says_whether_a_retry_helps(status: int, cod
     [
         (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, "context_overflow"),
         (400, {"error": {"message": "This model's maximum context length is 8 tokens"}}, "context_overflow"),
+        (500, {"error": {"message": "the request exceeds the available context size"}}, "context_overflow"),
         (404, {"error": {"message": "The model `x` does not exist"}}, "model_not_found"),
         (404, {"detail": "Not Found"}, "backend_refused"),
         (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "backend_refused"),

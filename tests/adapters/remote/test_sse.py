@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vestal.errors import ContextOverflow
+from vestal_adapters.remote.openai.answers import ChatAnswer
 from vestal_adapters.remote.sse import Event, EventTooLarge, SseParser
 
 
@@ -88,3 +90,11 @@ def test_an_event_of_many_lines_is_bounded() -> None:
 
 def test_events_one_after_another_are_not_added_up() -> None:
     assert len(SseParser(limit=100).feed(b"data: 123456789\n\n" * 50)) == 50
+
+
+def test_an_error_that_is_a_field_is_an_error_like_others() -> None:
+    """As llama-server sent it until late in 2025: before it, or instead of an answer."""
+    refused = b'error: {"code":400,"message":"the request exceeds the available context size"}\n\ndata: [DONE]\n\n'
+    event, _ = SseParser().feed(refused)
+    with pytest.raises(ContextOverflow, match="answered 400: the request exceeds"):
+        ChatAnswer("served", v2=True, prompt_size=0).feed(event.data)

@@ -56,8 +56,17 @@ def test_what_the_api_cannot_do_is_refused_by_name() -> None:
         assert refused.value.details == {"option": option}
 
 
+def test_the_dimensions_that_the_model_has_anyway_can_be_asked_of_every_server() -> None:
+    request = EmbedRequest(input=["a"], dimensions=2)
+    assert "dimensions" not in embeddings_body(request, PRESETS["ollama"], "m", 2)
+    with pytest.raises(BackendCrashed, match="3 dimensions instead of 2"):
+        vectors_of(page((0, [1, 0, 0])), request, 2, "x")
+
+
 def test_dimensions_go_out_where_they_are_honoured_and_are_held_to() -> None:
     request = EmbedRequest(input=["a"], dimensions=2)
     assert embeddings_body(request, PRESETS["openai"], "m")["dimensions"] == 2
     with pytest.raises(BackendCrashed, match="3 dimensions instead of 2"):
+        vectors_of(page((0, [1, 0, 0])), request, 4, "x")
+    with pytest.raises(Unsupported, match="cuts no vectors short"):  # it gives its own, whatever is asked for
         vectors_of(page((0, [1, 0, 0])), request, 3, "x")

@@ -110,6 +110,8 @@ class Server:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for asked in self.asked:  # what nobody reads any more would keep a connection open beyond the loop's end
+            asked.writer.transport.abort()
 
     def kill(self) -> None:
         """Listen no more, and break off whatever is being said. With a path, it can `listen` there again."""

@@ -14,6 +14,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -98,6 +99,11 @@ class Puppet(BaseHTTPRequestHandler):
             elif word == "freeze":
                 self.say("freezing")
                 os.kill(os.getpid(), signal.SIGSTOP)
+            elif word == "linger":
+                self.say("lingering")
+                self.connection.shutdown(socket.SHUT_RDWR)
+                time.sleep(1)  # as long as a process may take from its last word to its end
+                os.abort()
             elif word == "abort":
                 sys.stderr.write("GGML_ASSERT(x) failed\n")
                 sys.stderr.flush()

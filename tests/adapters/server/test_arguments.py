@@ -32,7 +32,10 @@ def test_flags_that_the_adapter_owns_are_refused_by_name(argument: str) -> None:
         llama("--flash-attn", "on", argument, "x")
 
 
-@pytest.mark.parametrize("argument", ["--hos", "--por=1", "--mod", "--model_a", "--config_fil", "--verb", "--api"])
+@pytest.mark.parametrize(
+    "argument",
+    ["--cache_type", "--cache-t", "--hos", "--por=1", "--mod", "--model_a", "--config_fil", "--verb", "--api"],
+)
 def test_the_beginning_of_a_flag_counts_where_the_server_takes_it_for_the_flag(argument: str) -> None:
     with pytest.raises(ValueError, match="is refused"):
         python(argument, "x")
@@ -40,6 +43,7 @@ def test_the_beginning_of_a_flag_counts_where_the_server_takes_it_for_the_flag(a
 
 def test_what_is_not_owned_is_taken() -> None:
     llama("--flash-attn", "on", "--temp", "-1", "-ub", "256", "--no-warmup", "--chat-template-file", "/x/y.jinja")
+    llama("--image-max-tokens", "256")  # a number of tokens is no secret
     python("--n_batch", "64", "--n_threads_batch", "2", "--cache", "true", "--seed", "-1", "--interrupt_requests", "0")
 
 
@@ -57,6 +61,8 @@ def test_a_text_that_cannot_be_an_argument_is_refused() -> None:
     [
         ("LLAMA_ARG_HOST", "takes it for a flag"),
         ("LLAMA_API_KEY", "takes it for a flag"),
+        ("LLAMA_LOG_FILE", "takes it for a flag"),
+        ("AIP_HTTP_PORT", "takes it for a flag"),
         ("LD_PRELOAD", "load code"),
         ("1X", "is no variable"),
         ("A=B", "is no variable"),
@@ -70,7 +76,7 @@ def test_variables_that_mean_flags_hold_secrets_or_are_none_are_refused(name: st
 
 
 def test_variables_of_a_server_that_reads_its_flags_from_them() -> None:
-    for name in ("HOST", "PORT", "MODEL", "CONFIG_FILE", "API_KEY"):
+    for name in ("HOST", "PORT", "MODEL", "CONFIG_FILE", "API_KEY", "CACHE_TYPE"):
         with pytest.raises(ValueError, match=f"^inherit: {name} is refused"):
             python(inherit=[name])
     python(environment={"OMP_NUM_THREADS": "2", "LD_LIBRARY_PATH": "/opt/lib"}, inherit=["CUDA_VISIBLE_DEVICES"])
@@ -94,6 +100,10 @@ def test_variables_of_a_server_that_reads_its_flags_from_them() -> None:
 def test_what_does_not_go_together_is_said_with_the_key(table: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ServerOptions(**table)
+
+
+def test_a_number_of_tokens_is_shown() -> None:
+    assert shown_command(["vllm", "--max-num-batched-tokens", "8192"]) == "vllm --max-num-batched-tokens 8192"
 
 
 def test_a_command_is_shown_without_directories_secrets_and_control_characters() -> None:

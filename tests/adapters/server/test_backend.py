@@ -9,13 +9,16 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vestal.backend import Loading, Ready, TextEvent, Unavailable
+from vestal.durations import parse_duration
 from vestal.errors import BackendCrashed, BackendUnavailable, VestalError
+from vestal_adapters.remote.openai.options import OpenAIOptions
 from vestal_adapters.server.backend import ServerBackend
 from vestal_adapters.server.options import ServerOptions
 from vestal_adapters.server.output import RotatedLog
@@ -111,12 +114,41 @@ def test_a_killed_server_costs_each_request_one_error_and_comes_back(serving: An
 
 
 @pytest.mark.usefixtures("quick_restarts")
+def test_a_death_is_noticed_also_where_the_kernel_reaps(serving: Any, said: Any) -> None:
+    """Which it does for a process that ignores SIGCHLD, and that is inherited from whoever started it."""
+
+    async def run() -> None:
+        async with serving() as (backend, reports):
+            os.kill(int(await said(backend, "pid")), signal.SIGKILL)
+            await reports.until(Unavailable)
+            await reports.until(Ready)
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("quick_restarts")
 def test_the_cause_is_told_in_words(serving: Any, ask: Any) -> None:
     async def run() -> None:
         async with serving() as (backend, reports):
             with pytest.raises(BackendCrashed, match=r"aborted \(SIGABRT\).*\(a check in llama.cpp failed\)"):
                 [event async for event in backend.generate(ask("abort"))]
             assert "GGML_ASSERT" not in (await reports.until(Unavailable)).reason
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("quick_restarts")
+def test_a_server_that_takes_its_time_to_end_is_still_the_cause(serving: Any, ask: Any) -> None:
+    """Its connections close before its memory is freed."""
+
+    async def run() -> None:
+        async with serving() as (backend, _):
+            with pytest.raises(BackendCrashed, match=r"aborted \(SIGABRT\)"):
+                [event async for event in backend.generate(ask("linger"))]
 
     asyncio.run(run())
 
@@ -179,6 +211,20 @@ def test_a_stop_interrupts_then_terminates_then_kills(serving: Any, deed: str, e
     assert asyncio.run(run()) == -ends_by
 
 
+def test_a_daemon_in_the_background_of_a_shell_does_not_hand_its_deafness_down(serving: Any) -> None:
+    async def run() -> int:
+        async with serving() as (backend, _):
+            process = backend._process
+            await backend.stop(20)
+            return int(process.returncode)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert asyncio.run(run()) == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.usefixtures("quick_restarts")
 def test_what_a_killed_server_made_is_ended_with_it(serving: Any, said: Any) -> None:
     async def run() -> None:
@@ -187,6 +233,25 @@ def test_what_a_killed_server_made_is_ended_with_it(serving: Any, said: Any) -> 
             os.kill(int(await said(backend, "pid")), signal.SIGKILL)
             await reports.until(Ready)
             assert gone(pidfd)
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("quick_restarts")
+def test_a_frozen_server_that_is_never_without_a_request_is_found_out_by_the_next(serving: Any, ask: Any) -> None:
+    """One that may answer nothing while it is busy is not asked meanwhile, and clients give up before it does."""
+
+    async def run() -> None:
+        async with serving(slots=1, heartbeat="1s") as (backend, reports):
+            asked = backend.generate(ask("freeze"))
+            await anext(asked)
+            await asked.aclose()
+            with pytest.raises(BackendCrashed, match="gave no answer for 1 s"):
+                while True:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.6):
+                            await anext(backend.generate(ask("one")))
+            await reports.until(Ready)
 
     asyncio.run(run())
 
@@ -203,8 +268,8 @@ def test_a_slow_start_is_waited_for_with_its_reason(serving: Any) -> None:
 @pytest.mark.parametrize(("deed", "why"), [("never", r": .*Loading model"), ("mute", ": .*cannot be reached")])
 def test_a_start_has_a_deadline(puppet: Any, homes: Path, deed: str, why: str) -> None:
     async def run() -> None:
-        backend = puppet("--at-start", deed, ready_timeout="3s")
-        with pytest.raises(VestalError, match=rf"did not serve within 3 s of its start{why}"):
+        backend = puppet("--at-start", deed, ready_timeout="6s")
+        with pytest.raises(VestalError, match=rf"did not serve within 6 s of its start{why}"):
             await backend.start(lambda _: None)
         assert backend._process.returncode == -signal.SIGKILL
         assert list(homes.iterdir()) == []
@@ -371,6 +436,18 @@ def test_a_server_that_lives_and_cannot_be_reached_is_replaced(
             assert int(await said(backend, "pid")) != pid
 
     asyncio.run(run())
+
+
+def test_a_prompt_may_take_as_long_as_an_answer_where_a_heartbeat_sees_that_the_server_lives() -> None:
+    """On few cores a long one takes longer than a server elsewhere may be silent."""
+    watched = ServerOptions(profile="llama-server", model="m")
+    blind = ServerOptions(profile="llama_cpp.server", model="m")
+    longest, other = (
+        parse_duration(ServerBackend("served", options)._inner_options(8080, Path("key")).first_byte_timeout)
+        for options in (watched, blind)
+    )
+    assert longest == parse_duration(OpenAIOptions(preset="llamacpp").total_timeout)
+    assert other < longest
 
 
 def test_the_examination_finds_program_and_model() -> None:

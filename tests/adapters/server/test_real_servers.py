@@ -87,7 +87,7 @@ def test_a_file_that_is_not_the_one_that_was_stored_is_not_served(
 
 
 def test_through_the_daemon_with_a_kill_while_others_wait(profile: str, short_dir: Path, model_home: Path) -> None:
-    served = {"name": "served", "adapter": "server", **table(profile, slots=1)}
+    served = {"name": "served", "adapter": "server", **table(profile, slots=1, context_length=1024)}
     environ = {"VESTAL_HOME": str(model_home), "XDG_RUNTIME_DIR": str(short_dir)}
     daemon = Daemon(short_dir, toml(served), environ=environ)
     try:
@@ -102,7 +102,7 @@ def test_through_the_daemon_with_a_kill_while_others_wait(profile: str, short_di
 
 async def _killed_while_others_wait(daemon: Daemon) -> None:
     async with vestal.AsyncClient(runtime_dir=daemon.runtime_dir) as client:
-        stream = aiter(client.stream("Write a long story."))
+        stream = aiter(client.stream("Write a long story.", temperature=0))
         await anext(stream)
         waiting = [asyncio.create_task(client.generate("Say hi.", max_tokens=4)) for _ in range(2)]
         while len(daemon.queue().entries) != 3:

@@ -8,16 +8,16 @@ at any time after the 200: its type stands for the status it would have had befo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from vestal.backend import EndEvent, TokenEventV2, ToolUseEvent
 from vestal.values import Notice, StopReason, Usage
 from vestal_adapters.remote.key import Key
 from vestal_adapters.remote.refusals import one_line
-from vestal_adapters.remote.streamed import Call, StreamedAnswer
+from vestal_adapters.remote.streamed import BEGUN, Call, Count, StreamedAnswer
 
 __all__ = ["STATUSES", "MessageAnswer"]
 
@@ -32,8 +32,6 @@ STATUSES: Mapping[str, int] = {
 }  # fmt: skip
 _CONTEXT_FULL = Notice("context_full", "the answer ended because the context was full, not because of max_tokens")
 _IN_CIPHER = Notice("thinking_left_out", "some of the model's thinking came in cipher; it was left out")
-
-Count = Annotated[int, Meta(ge=0)]
 
 
 class _Usage(Struct, frozen=True):
@@ -83,7 +81,7 @@ class _Open(Struct):
     """What is kept of a block until it ends."""
 
     thinking: list[str] = []
-    signature: str = ""
+    signature: list[str] = []
 
 
 class MessageAnswer(StreamedAnswer):
@@ -136,12 +134,13 @@ class MessageAnswer(StreamedAnswer):
 
     def _begun(self, index: int, block: _Block) -> list[TokenEventV2]:
         self._open[index] = _Open()
+        self._keep(BEGUN)
         if block.type in ("text", "thinking"):
             return self._continued(index, _Delta(block.text, block.thinking, block.signature))
         self._pieces += 1
         if block.type == "tool_use":
-            whole = msgspec.json.encode(block.input).decode() if block.input else ""  # usually it comes in deltas
-            self._calls[index] = Call(block.id, block.name, whole, 1)
+            whole = [msgspec.json.encode(block.input).decode()] if block.input else []  # usually it comes in deltas
+            self._begin(index, Call(block.id, block.name, whole, 1))
         elif block.type == "redacted_thinking":
             self._note(_IN_CIPHER)
         else:
@@ -152,9 +151,11 @@ class MessageAnswer(StreamedAnswer):
         block = self._open.get(index)
         if block is None or (delta.partial_json and index not in self._calls):
             raise self._broken("went on with a block that it had not begun")
-        block.signature += delta.signature
+        self._keep(len(delta.signature) + len(delta.thinking) + len(delta.partial_json))
+        if delta.signature:
+            block.signature.append(delta.signature)
         if delta.partial_json:
-            self._calls[index].arguments += delta.partial_json
+            self._calls[index].arguments.append(delta.partial_json)
             self._calls[index].pieces += 1
             self._pieces += 1
         if delta.thinking:
@@ -167,7 +168,7 @@ class MessageAnswer(StreamedAnswer):
         if block is None:
             raise self._broken("ended a block that it had not begun")
         if block.signature and block.thinking:
-            self._signed("".join(block.thinking), block.signature)
+            self._signed("".join(block.thinking), "".join(block.signature))
         elif block.signature:
             self._note(_IN_CIPHER)  # the newest models show no thinking that was not asked for
         if index not in self._calls:

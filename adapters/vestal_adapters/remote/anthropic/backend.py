@@ -19,10 +19,11 @@ from vestal_adapters.remote.anthropic.signatures import Signatures
 from vestal_adapters.remote.backend import RemoteBackend, if_there
 from vestal_adapters.remote.http import Upstream
 from vestal_adapters.remote.key import Key
+from vestal_adapters.remote.listing import nameable
 from vestal_adapters.remote.presence import PROBE_TIMEOUT
 from vestal_adapters.remote.requests import prompt_size
 from vestal_adapters.remote.sse import Event
-from vestal_adapters.remote.streamed import StreamedAnswer
+from vestal_adapters.remote.streamed import Count, StreamedAnswer
 
 __all__ = ["AnthropicBackend"]
 
@@ -31,7 +32,7 @@ _PROBE = CountRequest(messages=[Message("user", "probe")])
 
 
 class _Counted(Struct):
-    input_tokens: int
+    input_tokens: Count
 
 
 class AnthropicBackend(RemoteBackend):
@@ -58,7 +59,7 @@ class AnthropicBackend(RemoteBackend):
         model = self._chosen.model
         asking = upstream.get(f"models/{quote(model, safe='')}", dict[str, Any], timeout=PROBE_TIMEOUT)
         entry = await if_there(asking, {})
-        if not isinstance(entry.get("id"), str):  # a server without a page for each model, or without this one
+        if not nameable(entry.get("id")):  # a server without a page for each model, or without this one
             entry = listed(await upstream.get("models?limit=1000", Listing, timeout=PROBE_TIMEOUT), model, self.name)
         manner, count = manner_of(self._chosen, entry), self.capabilities.count
         if not self.ready:  # later on it is asked as its capabilities say

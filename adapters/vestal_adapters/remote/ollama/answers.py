@@ -7,20 +7,18 @@ line may be an error, with nothing but its words.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from vestal.backend import EndEvent, TokenEventV2, ToolUseEvent
 from vestal.values import StopReason, Usage
-from vestal_adapters.remote.streamed import Call, StreamedAnswer
+from vestal_adapters.remote.streamed import Call, Count, StreamedAnswer
 
 __all__ = ["LineAnswer"]
 
 _REASONS: Mapping[str, StopReason] = {"stop": "end", "length": "length"}
-
-Count = Annotated[int, Meta(ge=0)]
 
 
 class _Function(Struct):
@@ -71,10 +69,10 @@ class LineAnswer(StreamedAnswer):
         """Older versions give a call no id: its number makes one, for two calls of one tool are two."""
         self._pieces += 1
         number, name = len(self._calls), told.function.name
-        arguments = "" if told.function.arguments is None else msgspec.json.encode(told.function.arguments).decode()
+        arguments = [] if told.function.arguments is None else [msgspec.json.encode(told.function.arguments).decode()]
         event = self._whole(Call(told.id or f"call_{number}_{name}", name, arguments, 1))
         if isinstance(event, ToolUseEvent):
-            self._calls[number] = Call(event.call_id, name)
+            self._begin(number, Call(event.call_id, name))
         return event
 
     def _stop_reason(self) -> StopReason:

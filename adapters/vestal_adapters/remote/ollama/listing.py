@@ -7,12 +7,12 @@ own, which the server would cut it to in silence. It goes out with every request
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
 from vestal.errors import VestalError
-from vestal.values import Capabilities
+from vestal.values import Capabilities, Thinking
 from vestal_adapters.remote.listing import count_at, first, picked
 from vestal_adapters.remote.ollama.options import OllamaOptions
 from vestal_adapters.remote.refusals import one_line
@@ -23,6 +23,7 @@ _DEFAULT_CONTEXT = 4096  # tokens: what Ollama itself takes where memory is shor
 _REFUSES = (0, 12, 6)  # the first version that can be told not to cut a prompt
 _OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop")
 _ON_OR_OFF: tuple[Any, ...] = (False, True)
+_LEVELS = get_args(Thinking)
 _GPT_OSS: tuple[Any, ...] = ("low", "medium", "high")
 
 
@@ -74,7 +75,7 @@ def tagged(tags: Tags, model: str | None, backend: str) -> str:
 
 def check_version(told: Version, allowed: bool, backend: str) -> bool:
     """Whether prompts may be cut there. Raises `VestalError` where that is not allowed."""
-    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", told.version)
+    numbers = re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", told.version)
     if numbers is not None and tuple(map(int, numbers.groups())) >= _REFUSES:
         return False
     if allowed:
@@ -119,7 +120,7 @@ def capabilities_of(
         context_length=manner.context,
         local=first(options.local, False if shown.remote_host else None, options.near),
         model=name,
-        family=family if isinstance(family, str) else "",
+        family=one_line(family, 64) if isinstance(family, str) else "",
         options=(),
     )
     if dimensions is not None:
@@ -129,6 +130,9 @@ def capabilities_of(
             embed=True,
             embedding_dimensions=dimensions,
             embedding_batch=options.embedding_batch,
+            embedding_tasks=(),
+            embedding_longest=dimensions,  # the shortest is not known: old versions cut none
+            embedding_raw=False,
         )
     return structs.replace(
         common,
@@ -157,7 +161,7 @@ def _trained_context(shown: Shown) -> int | None:
 
 
 def _modelfile_context(shown: Shown) -> int | None:
-    told = re.search(r"^\s*num_ctx\s+(\d{1,9})\s*$", shown.parameters, re.MULTILINE)
+    told = re.search(r"^[ \t]*num_ctx[ \t]+(\d{1,9})[ \t\r]*$", shown.parameters, re.MULTILINE)
     return int(told[1]) or None if told else None
 
 
@@ -165,5 +169,5 @@ def _thinking_values(shown: Shown) -> tuple[Any, ...]:
     """As newer versions list them; gpt-oss has words of its own, and cannot be kept from thinking."""
     told = shown.thinking.get("values") if shown.thinking else None
     if isinstance(told, list):
-        return tuple(value for value in told if isinstance(value, (bool, str)))
+        return tuple(value for value in told if isinstance(value, bool) or value in _LEVELS)
     return _GPT_OSS if shown.details.get("family") == "gptoss" else _ON_OR_OFF

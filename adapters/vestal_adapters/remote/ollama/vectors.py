@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from vestal.backend import EmbedRequest, EmbedResult
 from vestal_adapters.remote.ollama.listing import Manner
 from vestal_adapters.remote.requests import check_embedding
+from vestal_adapters.remote.streamed import Count
 from vestal_adapters.remote.vectors import packed
 
 __all__ = ["EmbeddingPage", "embed_body", "vectors_of"]
@@ -18,7 +19,7 @@ class EmbeddingPage(Struct):
     """The answer of `api/embed`."""
 
     embeddings: list[list[float]]
-    prompt_eval_count: Annotated[int, Meta(ge=0)] = 0
+    prompt_eval_count: Count = 0
 
 
 def embed_body(request: EmbedRequest, manner: Manner, model: str, kept: dict[str, float]) -> dict[str, Any]:

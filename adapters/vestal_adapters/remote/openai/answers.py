@@ -13,8 +13,9 @@ from msgspec import Meta, Struct
 
 from vestal.backend import EndEvent, TextEvent, TokenEventV2, ToolUseEvent
 from vestal.errors import BackendRefused, WireError
-from vestal.values import StopReason, TokenLogprob, TopLogprob, Usage
-from vestal_adapters.remote.streamed import Call, StreamedAnswer
+from vestal.values import Notice, StopReason, TokenLogprob, TopLogprob, Usage
+from vestal_adapters.remote.key import Key
+from vestal_adapters.remote.streamed import Call, Count, StreamedAnswer
 
 __all__ = ["ChatAnswer"]
 
@@ -23,9 +24,12 @@ _REASONS: dict[str, StopReason] = {
     "stop": "end", "length": "length", "tool_calls": "tool_use", "function_call": "tool_use",
     "content_filter": "refused",
 }  # fmt: skip
+_LOGPROB = 16  # characters that a token's probability counts for
+_STATUSES = {  # that an error has where it comes before the answer
+    "context_length_exceeded": 400, "invalid_request_error": 400, "invalid_api_key": 401, "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+}  # fmt: skip
 _FAILURES = ("error", "abort")  # reasons to finish that are none
-
-Count = Annotated[int, Meta(ge=0)]
 
 
 class _Function(Struct):
@@ -34,7 +38,7 @@ class _Function(Struct):
 
 
 class _CallPiece(Struct):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: _Function | None = None
 
@@ -73,8 +77,8 @@ class _Cached(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: _Cached | None = None
 
 
@@ -91,13 +95,25 @@ class ChatAnswer(StreamedAnswer):
     _refused = False
     _usage: _Usage | None = None
 
+    def __init__(
+        self,
+        backend: str,
+        *,
+        v2: bool,
+        prompt_size: int,
+        notices: list[Notice] | None = None,
+        key: Key | None = None,
+    ) -> None:
+        super().__init__(backend, v2=v2, prompt_size=prompt_size, notices=notices, key=key)
+        self._numbered: dict[int, list[Call]] = {}
+
     def feed(self, data: str) -> list[TokenEventV2]:
         if data.strip() == _DONE:
             self.ended = True
             return self._end()
         chunk = self._decoded(data, _Chunk)
         if chunk.error is not None:
-            raise self._failed(chunk.error)
+            raise self._failed(chunk.error, _STATUSES)
         self._usage = chunk.usage or self._usage
         events: list[TokenEventV2] = []
         for choice in chunk.choices or ():
@@ -127,6 +143,7 @@ class ChatAnswer(StreamedAnswer):
             self._refused = True
         if text := (delta.content or "") + (delta.refusal or ""):
             tokens = _logprobs(logprobs)
+            self._say(len(text) + _LOGPROB * sum(1 + len(token.top) for token in tokens))
             count = len(tokens) or 1
             self._pieces += count
             events.append(TextEvent(text, count, tokens))
@@ -135,13 +152,22 @@ class ChatAnswer(StreamedAnswer):
         return events
 
     def _add(self, piece: _CallPiece) -> None:
-        call = self._calls.setdefault(piece.index, Call())
+        told = piece.function or _Function()
+        call = self._going_on(piece)
         call.pieces += 1
         self._pieces += 1
         call.id = piece.id or call.id
-        if piece.function is not None:
-            call.name = piece.function.name or call.name
-            call.arguments += piece.function.arguments or ""
+        call.name = told.name or call.name
+        if told.arguments:
+            self._keep(len(told.arguments))
+            call.arguments.append(told.arguments)
+
+    def _going_on(self, piece: _CallPiece) -> Call:
+        """The call that the piece belongs to."""
+        calls = self._numbered.setdefault(piece.index or 0, [])
+        if not calls or _another(calls[-1], piece):
+            calls.append(self._begin(len(self._calls), Call()))
+        return calls[-1]
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -150,14 +176,15 @@ class ChatAnswer(StreamedAnswer):
             raise self.cut_off()
         if self._reason in _FAILURES:
             raise self._failed({"message": f"the answer finished with {self._reason!r}"})
-        events: list[TokenEventV2] = [self._whole(call) for _, call in sorted(self._calls.items())]
+        calls = [call for _, numbered in sorted(self._numbered.items()) for call in numbered]
+        events: list[TokenEventV2] = [self._whole(call) for call in calls]
         called = any(isinstance(event, ToolUseEvent) for event in events)
         return [*events, EndEvent(self._stop_reason(called), self._used(), self._notices)]
 
     def _stop_reason(self, called: bool) -> StopReason:
         """`called` decides about tools: some servers say `stop` after a call, and a broken call is none."""
         reason = self._meaning(_REASONS)
-        if called and reason != "length":
+        if called and reason not in ("length", "refused"):
             return "tool_use"
         if self._refused:
             return "refused"
@@ -166,11 +193,23 @@ class ChatAnswer(StreamedAnswer):
         return reason if reason not in (None, "tool_use") else "end"
 
     def _used(self) -> Usage:
-        if self._usage is None:
-            return self._estimated()
         told = self._usage
+        if told is None or told.prompt_tokens is None or told.completion_tokens is None:
+            return self._estimated()
         cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
         return Usage(told.prompt_tokens, min(cached or 0, told.prompt_tokens), told.completion_tokens)
+
+
+def _another(call: Call, piece: _CallPiece) -> bool:
+    """Whether it begins a call of its own, where a server numbers all of them 0, or none.
+
+    An id alone does not say so: some give every piece of one call an id of its own.
+    """
+    told = piece.function
+    if told is None or not told.name:
+        return False
+    other = bool(piece.id and call.id) and piece.id != call.id and told.name != call.name
+    return other or bool(told.arguments and call.pieces == 1 and call.is_whole)
 
 
 def _logprobs(told: _Logprobs | None) -> tuple[TokenLogprob, ...]:

@@ -40,16 +40,21 @@ _SALT = secrets.token_bytes(32)
 """What a server is told of a caller, it cannot be told by anybody who merely knows a uid."""
 
 
-def chat_body(request: GenerateRequest | GenerateRequestV2, preset: Preset, model: str) -> dict[str, Any]:
-    """The body of `chat/completions`, always as a stream that ends with its usage."""
+def chat_body(
+    request: GenerateRequest | GenerateRequestV2, preset: Preset, model: str, *, thinks: bool, has_details: bool
+) -> dict[str, Any]:
+    """The body of `chat/completions`, always as a stream that ends with its usage.
+
+    `thinks`: what is known of the model. `has_details`: the server has the preset's page of them.
+    """
     body: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     body |= preset.extras
     body |= _options(request.options, preset)
-    body |= _cache(request.cache_scope, preset)
+    body |= _cache(request.cache_scope, preset, has_details)
     if isinstance(request, GenerateRequest):
         return body | {"messages": [{"role": turn.role, "content": turn.content} for turn in request.messages]}
     body |= _tools(request, preset)
-    body |= _thinking(request, preset)
+    body |= _thinking(request, preset, thinks)
     turns = [said for turn in request.messages for said in _turn(turn, request.attachments)]
     return body | {"messages": turns}
 
@@ -82,21 +87,24 @@ def _format(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
-def _cache(scope: str | None, preset: Preset) -> dict[str, Any]:
-    """Whose cached prefixes may be used: the scope's, where the server can tell scopes apart; nobody's for `None`."""
+def _cache(scope: str | None, preset: Preset, has_details: bool) -> dict[str, Any]:
+    """Whose cached prefixes may be used: the scope's, where the server can tell scopes apart; nobody's for `None`.
+
+    llama_cpp.server has a cache, and no switch for it; unlike llama-server, it has no page of details either.
+    """
     if preset.cache == "salt":
         secret = secrets.token_hex(32) if scope is None else hashlib.sha256(_SALT + scope.encode()).hexdigest()
         return {"cache_salt": secret}
-    if scope is None and preset.cache == "switch":
+    if scope is None and preset.cache == "switch" and has_details:
         return {"cache_prompt": False}
     if scope is None:
         raise unsupported("cache", "cannot keep a prompt out of its cache")
     return {}
 
 
-def _thinking(request: GenerateRequestV2, preset: Preset) -> dict[str, Any]:
+def _thinking(request: GenerateRequestV2, preset: Preset, thinks: bool) -> dict[str, Any]:
     level = request.thinking
-    if level == "auto" or preset.thinking is None:
+    if level == "auto" or preset.thinking is None or (level == "off" and preset.tells_thinking and not thinks):
         return {}
     if level not in preset.efforts:
         raise unsupported("thinking", f"has no level {level!r}; it has {', '.join(['auto', *preset.efforts])}")

@@ -34,6 +34,10 @@ class OpenAIBackend(RemoteBackend):
 
     Options: ClassVar[type[BackendOptions]] = OpenAIOptions
 
+    def __init__(self, name: str, options: BackendOptions) -> None:
+        super().__init__(name, options)
+        self._has_details = False
+
     @property
     def _chosen(self) -> OpenAIOptions:
         return cast("OpenAIOptions", self.remote)
@@ -52,6 +56,8 @@ class OpenAIBackend(RemoteBackend):
         if preset.details is not None:
             path = preset.details.format(model=quote(entry["id"], safe=""))
             details = await if_there(upstream.get(path, dict[str, Any], timeout=PROBE_TIMEOUT), details)
+        if not self.ready:  # later on it is asked as its capabilities say
+            self._has_details = bool(details)
         dimensions = self.capabilities.embedding_dimensions
         if options.kind == "embeddings" and self.loading:
             dimensions = await self._dimensions(upstream, entry["id"])
@@ -67,7 +73,8 @@ class OpenAIBackend(RemoteBackend):
     def asked(
         self, upstream: Upstream, request: GenerateRequest | GenerateRequestV2
     ) -> tuple[AsyncGenerator[Event], StreamedAnswer]:
-        body = chat_body(request, self._chosen.dialect, self.capabilities.model)
+        can = self.capabilities
+        body = chat_body(request, self._chosen.dialect, can.model, thinks=can.thinking, has_details=self._has_details)
         answer = ChatAnswer(
             self.name,
             v2=isinstance(request, GenerateRequestV2),
@@ -81,6 +88,7 @@ class OpenAIBackend(RemoteBackend):
         if self._chosen.kind != "embeddings":
             return await super().embed(request)
         async with self.asking() as upstream:
-            body = embeddings_body(request, self._chosen.dialect, self.capabilities.model)
+            own = self.capabilities.embedding_dimensions
+            body = embeddings_body(request, self._chosen.dialect, self.capabilities.model, own)
             page = await upstream.post("embeddings", body, EmbeddingPage)
-            return vectors_of(page, request, self.capabilities.embedding_dimensions, self.name)
+            return vectors_of(page, request, own, self.name)

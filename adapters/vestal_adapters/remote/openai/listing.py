@@ -55,6 +55,11 @@ def capabilities_of(
             context_length=options.context_length or said.context_length,
             embedding_dimensions=dimensions,
             embedding_batch=options.embedding_batch,
+            embedding_tasks=(),
+            # Which lengths a model takes, and whether it does at all, no server of this API tells.
+            embedding_shortest=None if preset.dimensions else dimensions,
+            embedding_longest=None if preset.dimensions else dimensions,
+            embedding_raw=False,
             local=options.runs_here,
             model=name,
             options=(),

@@ -33,6 +33,7 @@ class Preset(Struct, frozen=True, kw_only=True):
     most_stops: int = 16
     thinking: Literal["reasoning_effort", "reasoning", "chat_template_kwargs", None] = None
     efforts: Mapping[Thinking, Any] = MappingProxyType({})
+    tells_thinking: bool = False  # its listing says which models think; of the others it refuses to be told not to
     schema: Literal["json_schema", "json_object"] = "json_schema"
     grammar: str | None = None  # the field for GBNF
     logprobs: bool = False
@@ -100,6 +101,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         fields=_LOCAL | {"repeat_penalty": "repetition_penalty"},
         thinking="reasoning",
         efforts={level: {"effort": word} for level, word in _OPENAI_EFFORTS.items()},
+        tells_thinking=True,
         # Only providers that honour every field that is sent: the others would ignore some in silence.
         extras={"provider": {"require_parameters": True}},
     ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from vestal.backend import EmbedRequest, EmbedResult
 from vestal_adapters.remote.openai.presets import Preset
 from vestal_adapters.remote.requests import check_embedding, unsupported
+from vestal_adapters.remote.streamed import Count
 from vestal_adapters.remote.vectors import packed, wrong
 
 __all__ = ["EmbeddingPage", "embeddings_body", "vectors_of"]
@@ -20,7 +21,7 @@ class _Row(Struct):
 
 
 class _Usage(Struct):
-    prompt_tokens: Annotated[int, Meta(ge=0)] = 0
+    prompt_tokens: Count = 0
 
 
 class EmbeddingPage(Struct):
@@ -30,11 +31,11 @@ class EmbeddingPage(Struct):
     usage: _Usage | None = None
 
 
-def embeddings_body(request: EmbedRequest, preset: Preset, model: str) -> dict[str, Any]:
-    """The body of `embeddings`. Raises `Unsupported` naming what the API has no field for."""
+def embeddings_body(request: EmbedRequest, preset: Preset, model: str, dimensions: int | None = None) -> dict[str, Any]:
+    """The body of `embeddings`; `dimensions` are the model's own. Raises `Unsupported` naming what has no field."""
     check_embedding(request)
     body: dict[str, Any] = {"model": model, "input": request.input, "encoding_format": "float"}
-    if request.dimensions is None:
+    if request.dimensions in (None, dimensions):  # those it has anyway; the answer is held to them
         return body
     if not preset.dimensions:
         raise unsupported("dimensions", "cannot cut vectors short")

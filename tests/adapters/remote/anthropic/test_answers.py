@@ -16,6 +16,7 @@ from vestal.errors import WireError
 from vestal.values import Usage
 from vestal_adapters.remote.anthropic.answers import MessageAnswer
 from vestal_adapters.remote.key import Key
+from vestal_adapters.remote.streamed import MAX_KEPT
 
 TEXT = [begin(), block(0, "text", text=""), delta(0, text="Hel"), delta(0, text="lo"), stop(0)]
 
@@ -222,3 +223,22 @@ def test_nothing_a_server_sends_is_more_than_an_error_of_the_wire(data: list[Any
         fed(MessageAnswer("cloud", v2=True, prompt_size=0), *map(json.dumps, data))
     except WireError as error:
         assert error.message.isprintable()
+
+
+@pytest.mark.parametrize("field", ["signature", "thinking", "partial_json"])
+def test_a_block_that_never_ends_is_bounded(field: str) -> None:
+    answer = MessageAnswer("cloud", v2=False, prompt_size=40)
+    fed(answer, begin(), block(0, "tool_use", id="t1", name="lamp", input={}))
+    with pytest.raises(WireError, match=f"more than {MAX_KEPT} characters"):
+        for _ in range(2 * MAX_KEPT // 65_536):
+            fed(answer, delta(0, **{field: "x" * 65_536}))
+
+
+def test_blocks_that_nobody_knows_make_a_bounded_number_of_notices_and_are_bounded_themselves() -> None:
+    kinds = [item for index in range(1000) for item in (block(index, f"kind {index}"), stop(index))]
+    end = read(begin(), *kinds, *finish())[-1]
+    assert 1 < len(end.notices) < 20
+    answer = MessageAnswer("cloud", v2=True, prompt_size=40)
+    with pytest.raises(WireError, match=f"more than {MAX_KEPT} characters"):
+        for index in range(MAX_KEPT // 32):
+            fed(answer, block(index, "odd"))

@@ -12,7 +12,7 @@ from tests.adapters.remote.ollama.model import CONTEXT, VECTORS, chat_like, done
 from tests.adapters.remote.started import closed_early, collected, started
 from tests.adapters.remote.web import Asked, Server
 from vestal.backend import EmbedRequest, EndEvent, GenerateRequest, GenerateRequestV2, TextEvent, ThinkingEvent
-from vestal.errors import BackendCrashed, ModelNotFound, Unsupported, VestalError, WireError
+from vestal.errors import ModelNotFound, Unsupported, VestalError, WireError
 from vestal.values import Message, MessageV2, TextBlock, Usage
 from vestal_adapters.remote import presence
 from vestal_adapters.remote.ollama.backend import OllamaBackend
@@ -178,11 +178,12 @@ def test_a_text_that_does_not_fit_is_an_overflow_and_is_not_cut() -> None:
     assert asyncio.run(run()).code == "context_overflow"
 
 
-def test_dimensions_that_a_server_ignores_are_an_error() -> None:
+def test_dimensions_that_a_server_ignores_are_refused_by_name() -> None:
     async def run() -> None:
         async with serving(VECTORS_OF) as (backend, _, _):
-            with pytest.raises(BackendCrashed, match="vectors of 2 dimensions instead of 1"):
+            with pytest.raises(Unsupported, match="cuts no vectors short") as refused:
                 await backend.embed(EmbedRequest(input=["a"], dimensions=1))
+            assert refused.value.details == {"option": "dimensions"}
 
     asyncio.run(run())
 

@@ -57,6 +57,8 @@ def test_the_operators_word_goes_first() -> None:
 def test_a_model_of_vectors() -> None:
     told = can(shown(capabilities=["embedding"]), 384)
     assert (told.generate, told.embed, told.embedding_dimensions, told.options) == (False, True, 384, ())
+    assert (told.embedding_tasks, told.embedding_raw) == ((), False)
+    assert (told.embedding_shortest, told.embedding_longest) == (None, 384), "whether it cuts any short is not known"
 
 
 @pytest.mark.parametrize(
@@ -163,3 +165,22 @@ def test_how_long_it_is_kept(configured: Any, field: dict[str, float]) -> None:
 def test_a_time_to_keep_it_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="keep_alive: 'always' is not a duration"):
         OllamaOptions(keep_alive="always")
+
+
+# --- pages that mean harm -------------------------------------------------------------------------------------
+
+
+def test_parameters_of_empty_lines_are_read_once() -> None:
+    assert manner(shown(parameters="\n" * 1_000_000 + "num_ctx 99\n")).context == 99
+
+
+def test_a_version_may_have_thousands_of_digits() -> None:
+    with pytest.raises(VestalError, match="which cuts long prompts"):
+        check_version(Version("9" * 5000 + ".0.0"), False, "local")
+    assert not check_version(Version("1.0." + "9" * 5000), False, "local")
+
+
+def test_levels_of_thinking_that_nobody_can_ask_for_are_not_kept() -> None:
+    page = shown(capabilities=["thinking"], thinking={"values": [True, "high", "x" * 1_000_000, 7, {}]})
+    assert manner(page).thinking == (True, "high")
+    assert len(can(shown(details={"family": "x" * 1_000_000})).family) == 64
