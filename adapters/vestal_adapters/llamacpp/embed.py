@@ -37,6 +37,9 @@ MAX_TEXTS_PER_STEP = 64
 _TOKENS_PER_STEP = 256
 _READ_PER_STEP = 32 * 1024
 """Characters tokenised in one step: some ten milliseconds."""
+_CHARACTERS_PER_TOKEN = 256
+"""Where a tokeniser leaves things out (accents, blanks), nobody knows how few tokens a text may have: no more than this
+is tried. 20 million letters without a blank took all-MiniLM's 6 s, and what else ran waited."""
 _FRAME_REST = 64 * 1024
 """Bytes of an answer's frame that may be anything but vectors."""
 
@@ -184,6 +187,8 @@ class Embedding:
 
     def _tokens(self, prefix: str, texts: list[str], index: int) -> array[int]:
         limit, longest, text = self._context_length, self._vocabulary.longest, prefix + texts[index]
+        if longest is None and len(text) > max(_CHARACTERS_PER_TOKEN * limit, QUICKLY_TOKENISED):
+            raise _unread(index, len(text), limit)
         if longest is not None and len(text) > QUICKLY_TOKENISED:
             at_least = len(text) // longest
             if at_least > limit:  # not worth the time it takes to know by how much
@@ -247,6 +252,16 @@ class Embedding:
             f"llama.cpp could not compute {self._batch!r}: status {status}; {self._context.complaint()}",
             details={"status": status, "tokens": self._batch.count},
         )
+
+
+def _unread(index: int, characters: int, limit: int) -> ContextOverflow:
+    most = max(_CHARACTERS_PER_TOKEN * limit, QUICKLY_TOKENISED)
+    return ContextOverflow(
+        f"input[{index}] has {characters:,} characters; for the {limit:,} tokens that the model takes, at most {most:,}"
+        " are looked at",
+        hint="split the text into shorter ones",
+        details={"field": f"input[{index}]", "characters": characters, "context_length": limit},
+    )
 
 
 def _too_long(index: int, tokens: int, limit: int, how: str = "") -> ContextOverflow:

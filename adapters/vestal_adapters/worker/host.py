@@ -6,6 +6,7 @@ An adapter names its engine and its options; the pipe is here, and the process's
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -23,6 +24,7 @@ from vestal.backend import (
 )
 from vestal.errors import VestalError, WireError
 from vestal.findings import Finding
+from vestal.values import Capabilities
 from vestal_adapters.worker.causes import without_places
 from vestal_adapters.worker.channel import Channel
 from vestal_adapters.worker.heartbeat import until_silent
@@ -159,7 +161,7 @@ class WorkerBackend(Supervised):
             if not channel.loaded.done():  # else it has died already, and there is its cause
                 channel.configure(self.engine, options, self._rules.sandbox, self._rules.memory_limit)
             await self._handshake(channel)
-            self.capabilities = await channel.loaded
+            self.capabilities = self._judged(await channel.loaded, options)
             if self._cause:  # it said it was loaded, and died
                 raise VestalError(self._cause)
         except BaseException:
@@ -168,6 +170,17 @@ class WorkerBackend(Supervised):
             await process.wait(KILL_PATIENCE)
             await channel.closed()
             raise
+
+    def _judged(self, claimed: Capabilities, options: BackendOptions) -> Capabilities:
+        """Requests go where their model is, so whose they are is not the worker's to say, where this side knows it."""
+        meant = getattr(options, "model", claimed.model)
+        if claimed.model != meant:
+            raise VestalError(
+                f"the worker of backend {self.name!r} says that it serves {claimed.model[:64]!r}, and was to serve"
+                f" {meant!r}",
+                hint="its model's file has taken it over, or there is a bug in its engine",
+            )
+        return claimed
 
     async def _handshake(self, channel: Channel) -> None:
         """Wait for the worker's first word, or its end."""
@@ -226,4 +239,10 @@ class WorkerBackend(Supervised):
         channel = self._channel
         if channel is None or self._state != "ready":
             return True  # it is being ended, or has been: nothing to ask
-        return await channel.ping(timeout) is not None or self._state != "ready"
+        # A worker that has much to read first comes to the question late; as long as it says anything, it is alive.
+        left = timeout
+        while await channel.ping(left) is None and self._state == "ready":
+            left = channel.heard + timeout - time.monotonic()
+            if left <= 0:
+                return False
+        return True

@@ -35,6 +35,17 @@ def test_an_embedding_model_makes_a_backend_that_only_embeds(embedder: Any) -> N
     assert can.local
 
 
+def test_it_promises_the_tasks_and_the_dimensions_that_its_table_allows(make_model: Any, start: Any) -> None:
+    path = make_model(pooling=gguf.PoolingType.MEAN)
+    plain = start(path, context_length=16).capabilities
+    assert (plain.embedding_tasks, plain.embedding_shortest, plain.embedding_longest) == ((), 320, 320)
+    prefixes = {"query": "ab", "document": ""}
+    able = start(path, context_length=16, cut_dimensions=True, task_prefixes=prefixes).capabilities
+    assert (able.embedding_tasks, able.embedding_shortest, able.embedding_longest) == (("document", "query"), 1, 320)
+    assert plain.embedding_raw
+    assert able.embedding_raw
+
+
 def test_one_text_makes_one_vector(embedder: Any) -> None:
     embedder.embed(1, "xyz")
     embedder.run()
@@ -108,6 +119,15 @@ def test_a_text_far_too_long_is_refused_without_being_tokenised(embedder: Any) -
     embedder.embed(1, "x" * 1_000_000)
     embedder.run()
     assert "at least" in embedder.events[1][0].message
+
+
+def test_a_text_far_too_long_is_not_tokenised_where_nobody_knows_how_few_tokens_it_may_have(embedder: Any) -> None:
+    embedder.engine._part._vocabulary.longest = None  # as of a tokeniser that leaves things out
+    embedder.embed(1, "x" * 1_000_000)
+    embedder.embed(2, "x" * 60_000)
+    embedder.run()
+    assert "1,000,000 characters" in embedder.events[1][0].message
+    assert "60,000 tokens" in embedder.events[2][0].message
 
 
 def test_a_request_of_much_text_is_read_over_several_steps(embedder: Any) -> None:

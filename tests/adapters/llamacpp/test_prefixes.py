@@ -146,7 +146,7 @@ actions = st.lists(
 
 
 @given(actions)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whoever_comes_and_goes_every_answer_is_right_and_ends_once(counting: Any, acts: Any) -> None:
     counting.events.clear()
     expected: dict[int, str] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import platform
@@ -370,6 +371,12 @@ def socket_inet() -> None:
 
 
 @attempt
+def bind_a_port() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+
+@attempt
 def socket_udp() -> None:
     socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 
@@ -465,6 +472,13 @@ def kill_the_parent_gently() -> None:
 @attempt
 def kill_everybody_gently() -> None:
     os.kill(-1, 0)
+
+
+@attempt
+def signal_by_what_arrives_at_a_descriptor() -> None:
+    """The kernel sends any signal to any process of this user, if it is told whose the descriptor is."""
+    fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(held, fcntl.F_SETOWN, os.getppid())
 
 
 @attempt

@@ -26,8 +26,13 @@ from vestal_adapters.worker.engine import Engine, Progress, StepOutput
 
 
 class PuppetOptions(BackendOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`at_load` and `at_submit` name what to do then; `raw` are bytes to put on the pipe past the protocol."""
+    """`at_load` and `at_submit` name what to do then; `raw` are bytes to put on the pipe past the protocol.
 
+    `model` is what it is to serve, which it says that it does unless `claims` is something else.
+    """
+
+    model: str = ""
+    claims: str = ""
     at_load: str = ""
     at_submit: str = ""
     at_step: str = ""
@@ -49,7 +54,10 @@ class Puppet(Engine):
         self._do(self.options.at_load)
         progress(90.0, "second part")
         progress(50.0, "an engine that counts back")
-        return Capabilities(count=True, embed=True, slots=8, model=os.environ.get("PUPPET_MODEL", ""))
+        return Capabilities(count=True, embed=True, slots=8, model=self._model())
+
+    def _model(self) -> str:
+        return self.options.claims or self.options.model or os.environ.get("PUPPET_MODEL", "")
 
     def submit(self, job: int, request: GenerateRequest | GenerateRequestV2) -> None:
         self._do(self.options.at_submit)

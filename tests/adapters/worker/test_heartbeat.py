@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.harness import slack
 from vestal.backend import GenerateRequest, Ready, Unavailable
-from vestal.errors import BackendCrashed, VestalError
+from vestal.errors import BackendCrashed, InvalidRequest, VestalError
 from vestal_adapters.worker import host, supervision
 from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.process import Process
@@ -40,7 +41,7 @@ async def pid_of(backend: Any) -> int:
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-def test_a_stopped_worker_is_replaced_within_a_second_of_its_heartbeat(
+def test_a_stopped_worker_is_noticed_by_its_heartbeat_and_replaced(
     run: Any, watched: Any, reports: type[Reports], ask: Ask, busy: bool
 ) -> None:
     async def main() -> None:
@@ -56,7 +57,7 @@ def test_a_stopped_worker_is_replaced_within_a_second_of_its_heartbeat(
         noticed = time.monotonic() - begun
         assert "gave no answer for 1 s" in lost.reason
         assert lost.recovering
-        assert 0.5 * HEARTBEAT < noticed < HEARTBEAT + 1  # replacing it is the machine's speed, not ours
+        assert 0.5 * HEARTBEAT < noticed < HEARTBEAT + slack()
         await heard.until(Ready)
         assert await pid_of(backend) != pid
         with pytest.raises(ProcessLookupError):
@@ -107,6 +108,26 @@ def test_a_worker_that_answers_is_left_alone(run: Any, watched: Any, reports: ty
     run(main())
 
 
+def test_a_worker_that_answers_others_first_is_left_alone(
+    run: Any, watched: Any, reports: type[Reports], ask: Ask
+) -> None:
+    """The question stands behind them in the pipe: together they take longer than a heartbeat, each of them less."""
+
+    async def main() -> None:
+        backend, heard = watched(at_submit="sleep:0.25"), reports()
+        backend._rules = WorkerOptions(heartbeat="2s")
+        await backend.start(heard)
+        pid = await pid_of(backend)
+        jobs = [asyncio.ensure_future(anext(backend.generate(ask("refuse")))) for _ in range(12)]
+        outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {InvalidRequest}
+        assert await pid_of(backend) == pid
+        assert not [event for event in heard.seen if isinstance(event, Unavailable)]
+        await backend.stop(5)
+
+    run(main())
+
+
 def test_a_worker_that_never_speaks_is_given_up(
     run: Any, puppet: type[PuppetBackend], reports: type[Reports], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,10 +164,8 @@ def test_a_worker_that_hangs_while_it_is_loaded_again_is_ended(
 
 
 def mute_process(arguments: list[str], environment: Any) -> Any:
-    """A real worker that is stopped before it has said a word."""
-    process = Process(["vestal_adapters.worker.child"], environment)
-    os.kill(process.pid, signal.SIGSTOP)
-    return process
+    """A process with a worker's pipe that says nothing: `mute` is beside this file, where the puppets are."""
+    return Process(["mute"], environment)
 
 
 @pytest.mark.parametrize("heartbeat", ["0s", -1, "soon"])

@@ -6,9 +6,11 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import signal
 import struct
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +30,7 @@ from vestal.values import Message, MessageV2, TextBlock
 from vestal_adapters.echo import EchoBackend, EchoOptions
 from vestal_adapters.worker import host
 from vestal_adapters.worker.host import WorkerBackend
+from vestal_adapters.worker.options import WorkerOptions
 from vestal_adapters.worker.process import Process
 
 if TYPE_CHECKING:
@@ -44,6 +47,44 @@ def echo(**options: Any) -> EchoBackend:
 
 async def text_of(events: AsyncIterator[TokenEventV2]) -> str:
     return "".join([event.text async for event in events if isinstance(event, TextEvent)])
+
+
+def test_a_worker_imports_nothing_from_the_directory_that_the_daemon_was_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: type[Reports]
+) -> None:
+    """It may be anybody's."""
+    for name in ("argparse", "ctypes", "msgspec"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
+    monkeypatch.chdir(tmp_path)
+
+    async def main() -> None:
+        backend = echo()
+        await backend.start(reports())
+        await backend.stop(5)
+
+    asyncio.run(main())
+
+
+def test_a_worker_leaves_no_core_even_without_a_sandbox(puppet: type[PuppetBackend], reports: type[Reports]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("nobody here may have cores, so that a worker that wants one has none either")
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+    async def main() -> str:
+        backend = puppet()
+        backend._rules = WorkerOptions(sandbox="off")
+        await backend.start(reports())
+        limits = Path(f"/proc/{(await backend.health()).pid}/limits").read_text()
+        await backend.stop(5)
+        return limits
+
+    try:
+        limits = asyncio.run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4:6] == ["0", "0"]
 
 
 async def jobs_in(backend: WorkerBackend) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.harness import slack
 from vestal.backend import GenerateRequest, Loading, Ready, Unavailable
 from vestal.errors import BackendUnavailable
 from vestal.values import Capabilities
@@ -66,7 +67,7 @@ def test_a_stopped_process_is_killed_in_time(run: Any, reports: type[Reports], g
         signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
         began = time.monotonic()
         await backend.stop(1.0)
-        assert time.monotonic() - began <= 1.2
+        assert time.monotonic() - began < 1.0 + slack()
         assert gone(pidfd)
         assert no_children()
 
@@ -79,7 +80,7 @@ def test_an_engine_that_ignores_stop_and_sigterm_is_killed_in_time(run: Any, rep
         await backend.start(reports())
         began = time.monotonic()
         await backend.stop(0.5)
-        assert time.monotonic() - began <= 0.7
+        assert time.monotonic() - began < 0.5 + slack()
         assert "was killed by SIGKILL" in repr(backend)
         assert no_children()
 
@@ -136,8 +137,8 @@ def test_stop_during_start_makes_start_raise(run: Any, reports: type[Reports]) -
         await heard.until(Loading)
         assert (await backend.health()).state == "loading"
         began = time.monotonic()
-        await backend.stop(10)
-        assert time.monotonic() - began < 5  # a loading worker is not asked politely
+        await backend.stop(60)
+        assert time.monotonic() - began < slack()  # a loading worker is not asked politely
         with pytest.raises(BackendUnavailable, match="was stopped while it was loading"):
             await starting
         assert no_children()

@@ -16,7 +16,7 @@ from vestal.values import Message
 from vestal_adapters.echo import EchoBackend, EchoOptions
 from vestal_adapters.worker import sandbox
 from vestal_adapters.worker.options import WorkerOptions
-from vestal_adapters.worker.sandbox import gpu
+from vestal_adapters.worker.sandbox import gpu, landlock
 
 if TYPE_CHECKING:
     from tests.adapters.worker.conftest import PuppetBackend
@@ -81,8 +81,12 @@ HELD_BY = {
         "connect_by_name", "accept_a_connection", "ask_for_flags_of_a_file", "type_into_a_terminal", "ask_a_screen",
         "ask_for_tests_of_unified_memory", "gpu_ask_the_driver", "gpu_ask_unified_memory", "gpu_start_unified_memory",
         "gpu_make_an_eventfd", "gpu_make_a_pipe", "gpu_listen_without_being_reached",
+        "signal_by_what_arrives_at_a_descriptor",
     },
 }  # fmt: skip
+
+# What seccomp holds and Landlock too, since which of its versions: two have to fail before a worker gets there.
+HELD_TWICE = {"bind_a_port": 4, "kill_the_parent_gently": 6}
 
 
 class World:
@@ -231,6 +235,14 @@ def test_the_probe_finds_a_layer_that_is_left_out(prober: Any, layer: str) -> No
     if layer != "no_new_privs":
         others = set().union(*(held for name, held in HELD_BY.items() if name != layer))
         assert not through & others
+
+
+def test_landlock_holds_what_seccomp_does_where_that_is_left_out(prober: Any) -> None:
+    twice = [name for name, since in HELD_TWICE.items() if landlock.version() >= since]
+    if not twice:
+        pytest.skip(f"this kernel's Landlock has version {landlock.version()}, and knows files only")
+    assert results(prober("best_effort", without="seccomp"), twice) == dict.fromkeys(twice, DENIED)
+    assert results(prober("off"), twice) == dict.fromkeys(twice, ALLOWED)
 
 
 def test_the_probe_gets_through_where_the_sandbox_is_off(prober: Any) -> None:

@@ -40,11 +40,11 @@ def run(program: bytes, audit: int, number: int, *arguments: int) -> int:
 
 CALLS: dict[Machine, dict[str, int]] = {
     "x86_64": {"read": 0, "mmap": 9, "mprotect": 10, "clone": 56, "kill": 62, "tgkill": 234, "socket": 41,
-               "prlimit64": 302, "clone3": 435, "prctl": 157, "ioctl": 16, "fork": 57, "ptrace": 101,
+               "prlimit64": 302, "clone3": 435, "prctl": 157, "ioctl": 16, "fcntl": 72, "fork": 57, "ptrace": 101,
                "connect": 42, "accept4": 288, "sendmsg": 46, "bind": 49, "listen": 50, "eventfd2": 290, "pipe2": 293,
                "unlinkat": 263},
     "aarch64": {"read": 63, "mmap": 222, "mprotect": 226, "clone": 220, "kill": 129, "tgkill": 131, "socket": 198,
-                "prlimit64": 261, "clone3": 435, "prctl": 167, "ioctl": 29, "ptrace": 117,
+                "prlimit64": 261, "clone3": 435, "prctl": 167, "ioctl": 29, "fcntl": 25, "ptrace": 117,
                 "connect": 203, "accept4": 242, "sendmsg": 211, "bind": 200, "listen": 201, "eventfd2": 19, "pipe2": 59,
                 "unlinkat": 35},
 }  # fmt: skip
@@ -76,6 +76,12 @@ THREAD = 0x3D0F00  # what the C library asks for
         ("prctl", (4, 1), EPERM),
         ("ioctl", (1, 0x5401), ALLOW),
         ("ioctl", (1, 0x5412), EPERM),
+        ("fcntl", (1, 1030, 0), ALLOW),
+        ("fcntl", (1, 4, 0), ALLOW),
+        ("fcntl", (1, 8, 1), EPERM),  # F_SETOWN
+        ("fcntl", (1, 15, 1), EPERM),  # F_SETOWN_EX
+        ("fcntl", (1, 10, 9), EPERM),  # F_SETSIG
+        ("fcntl", (1, 1026, 1), EPERM),  # F_NOTIFY
         ("socket", (1, 1), EPERM),
         ("ptrace", (0,), KILL),
     ],
@@ -117,6 +123,10 @@ def test_a_call_is_answered_by_its_arguments(
         ("ioctl", (1, 0x30000002), ALLOW),
         ("ioctl", (1, 0x30000003), EPERM),
         ("ioctl", (1, 0x5412), EPERM),  # types into a terminal
+        ("fcntl", (1, 6, 0), ALLOW),
+        ("fcntl", (1, 8, 1), EPERM),  # F_SETOWN
+        ("fcntl", (1, 10, 9), EPERM),  # F_SETSIG
+        ("fcntl", (1, 15, 1), EPERM),  # F_SETOWN_EX
         ("mmap", (0, 4096, 5), EPERM),
         ("clone", (17,), EPERM),
         ("ptrace", (0,), KILL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import struct
@@ -228,6 +229,7 @@ GARBAGE = {
     "a nesting bomb": struct.pack(">I", 100_000) + b"\x91" * 100_000,
     "an unknown type": struct.pack(">I", 7) + b"\x81\xa4type\xa1",
     "loaded twice": frame(wire.LoadFailed("again")),
+    "progress when it is loaded": frame(wire.Progress(50.0, "still at it")),
     "negative tokens": frame(wire.Outputs([(1, TextEvent("x", -1))])),
     "a host's message": wire.encode(wire.Cancel(1)),
     "an endless excuse": frame(wire.Failed(1, "internal", "x", details={"list": ["x"] * 50_000})),
@@ -334,6 +336,8 @@ def test_ten_restarts_leak_no_descriptor_and_no_process(
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # what other tests left in cycles is closed whenever the collector comes
+
     async def main() -> None:
         heard = reports()
         async with serving(puppet()):
@@ -348,5 +352,26 @@ def test_ten_restarts_leak_no_descriptor_and_no_process(
         assert descriptors() == before
         with pytest.raises(ChildProcessError):  # no child is left, dead or alive
             os.waitpid(-1, os.WNOHANG)
+
+    run(main())
+
+
+def test_a_worker_takes_no_requests_for_a_model_that_it_was_not_to_serve(
+    run: Any, puppet: type[PuppetBackend], reports: type[Reports], quick_restarts: None
+) -> None:
+    """Requests go where their model is said to be."""
+
+    async def main() -> None:
+        with pytest.raises(VestalError, match="says that it serves 'large', and was to serve 'small'"):
+            await puppet(model="small", claims="large").start(reports())
+        backend, heard = puppet(model="small"), reports()
+        await backend.start(heard)
+        assert backend.capabilities.model == "small"
+        backend._puppet["claims"] = "large"
+        await kill(backend)
+        await heard.until(Unavailable)
+        assert "says that it serves 'large'" in (await heard.until(Unavailable)).reason
+        assert not backend.ready
+        await backend.stop(5)
 
     run(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from vestal.values import MAX_GRAMMAR_BYTES
 from vestal_adapters.llamacpp.constraining.charset import EVERY, JSON_RAW, Ranges, difference, gbnf_class, single, union
 from vestal_adapters.llamacpp.constraining.rules import Rules
 
@@ -76,6 +77,8 @@ class _Reader:
         self._depth = 0
 
     def whole(self) -> str:
+        if len(self._text) > MAX_GRAMMAR_BYTES:  # and so is the grammar
+            self._refuse(f"more than {MAX_GRAMMAR_BYTES:,} characters")
         anywhere = f"{self._rules.shared('char')}*"
         before = "" if self._take("^") else f"{anywhere} "
         start = self._at
@@ -103,6 +106,7 @@ class _Reader:
     def _sequence(self) -> _Part:
         parts: list[_Part] = []
         while self._at < len(self._text) and self._text[self._at] not in "|)$":
+            self._rules.deadline.check()
             parts.append(self._quantified(self._atom()))
         return _Part(" ".join(part.text for part in parts) or '""', all(part.empty for part in parts))
 

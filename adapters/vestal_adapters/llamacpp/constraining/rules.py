@@ -13,7 +13,7 @@ from vestal.values import MAX_GRAMMAR_BYTES
 from vestal_adapters.llamacpp.constraining.charset import JSON_RAW, gbnf_class
 from vestal_adapters.llamacpp.deadline import Deadline
 
-__all__ = ["Rules", "json_literal", "literal"]
+__all__ = ["Rules", "literal"]
 
 _ESCAPED = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -68,7 +68,17 @@ class Rules:
         self._names.setdefault(body, name)
         self.deadline.check()
         self._size += len(name) + len(body.encode()) + 6
-        if self._size > MAX_GRAMMAR_BYTES:
+        self._check_size(self._size)
+
+    def json(self, value: object) -> str:
+        """A JSON value, compact, as a GBNF literal, which is not written if it is too long by itself."""
+        self.deadline.check()
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        self._check_size(len(text))
+        return literal(text)
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_GRAMMAR_BYTES:
             raise InvalidRequest(
                 f"{self.field}: the grammar it becomes is larger than {MAX_GRAMMAR_BYTES:,} bytes",
                 hint="make the schema smaller",
@@ -91,11 +101,6 @@ class Rules:
 def literal(text: str) -> str:
     """A text as a GBNF literal."""
     return '"' + "".join(_ESCAPED.get(char) or _plain(char) for char in text) + '"'
-
-
-def json_literal(value: object) -> str:
-    """A JSON value, compact, as a GBNF literal."""
-    return literal(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _plain(char: str) -> str:

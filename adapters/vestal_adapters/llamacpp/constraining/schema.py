@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from vestal.errors import InvalidRequest, Unsupported
 from vestal_adapters.llamacpp.constraining import schema_types
-from vestal_adapters.llamacpp.constraining.rules import Rules, json_literal
+from vestal_adapters.llamacpp.constraining.rules import Rules
 from vestal_adapters.llamacpp.constraining.schema_merge import (
     ANNOTATIONS,
     TYPES,
@@ -92,11 +92,11 @@ class _Writer:
 
     def value(self, schema: Any, path: str) -> str:
         """The name of a rule for the values of one schema; `_Never` if there are none."""
+        self.rules.deadline.check()
         if schema is True:
             return self.free(FREE_DEPTH)
         if schema is False:
             raise _Never(path)
-        self.rules.deadline.check()
         with self._deeper(path):
             self._check(schema, path)
             if "$ref" in schema and not constrains(schema, "$ref"):
@@ -267,7 +267,7 @@ class _Writer:
             if keyword not in ANNOTATIONS and keyword not in ("enum", "const", "type") and not keyword.startswith("x-"):
                 self.refuse(keyword, path, "beside `enum` or `const` it is not checked; list only the values meant")
         allowed = types_of({"type": schema["type"]}) if "type" in schema else frozenset(TYPES)
-        chosen = [json_literal(value) for value in values if allowed & set(type_names(value))]
+        chosen = [self.rules.json(value) for value in values if allowed & set(type_names(value))]
         if not chosen:
             raise _Never(path)
         return self.rules.add(" | ".join(dict.fromkeys(chosen)), "enum")
@@ -322,7 +322,7 @@ class _Writer:
                 if name in required:
                     raise
                 continue
-            members.append((f'{json_literal(name)} ":" {self.rules.shared("ws")} {rule}', name in required))
+            members.append((f'{self.rules.json(name)} ":" {self.rules.shared("ws")} {rule}', name in required))
         return schema_types.object_body(self.rules, members, self._extra(extra, declared, path))
 
     def _extra(self, extra: Any, declared: Mapping[str, Any], path: str) -> str:

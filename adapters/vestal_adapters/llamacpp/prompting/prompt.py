@@ -12,10 +12,11 @@ from itertools import takewhile
 
 from vestal.backend import CountRequest, GenerateRequest, GenerateRequestV2
 from vestal.errors import ContextOverflow, InvalidRequest, WireError
-from vestal.values import Message, MessageV2, Notice
+from vestal.values import Message, MessageV2, Notice, Tool
 from vestal_adapters.llamacpp.batching.slots import common_prefix
 from vestal_adapters.llamacpp.native import Vocabulary
 from vestal_adapters.llamacpp.prompting.chat import ChatTemplate, Prompt
+from vestal_adapters.llamacpp.prompting.extent import extent
 from vestal_adapters.llamacpp.prompting.tools import is_constrained, offered
 from vestal_adapters.llamacpp.prompting.turns import droppable_turns, fewest, without
 
@@ -23,6 +24,8 @@ __all__ = ["QUICKLY_TOKENISED", "Prompter"]
 
 QUICKLY_TOKENISED = 64 * 1024
 """Characters: some 30 ms."""
+_QUICKLY_RENDERED = 16 * 1024
+"""Messages: some 60 ms."""
 
 
 class Prompter:
@@ -68,6 +71,7 @@ class Prompter:
     def count(self, request: CountRequest) -> int:
         """Tokens of the prompt that a generate request with the same conversation would have."""
         messages: Sequence[Message | MessageV2] = request.messages_v2 or request.messages or []
+        self._check_extent(messages, request.tools, None)
         return len(self._tokens(self._template.prompt(messages, tools=request.tools), None))
 
     def _truncated(
@@ -107,8 +111,9 @@ class Prompter:
     ) -> tuple[list[int], list[Notice]]:
         """The prompt of the request with these messages for its own; `output` is for the arithmetic of a refusal."""
         thinking = request.thinking if isinstance(request, GenerateRequestV2) else "auto"
-        constrained = is_constrained(request)
-        prompt = self._template.prompt(messages, thinking, offered(request), constrained=constrained)
+        constrained, tools = is_constrained(request), offered(request)
+        self._check_extent(messages, tools, output)
+        prompt = self._template.prompt(messages, thinking, tools, constrained=constrained)
         return self._tokens(prompt, output), prompt.notices
 
     def _tokens(self, prompt: Prompt, max_tokens: int | None) -> list[int]:
@@ -123,9 +128,22 @@ class Prompter:
             raise InvalidRequest("the conversation is empty: 0 tokens", details={"field": "messages"})
         return tokens
 
+    def _check_extent(
+        self, messages: Sequence[Message | MessageV2], tools: Sequence[Tool], max_tokens: int | None
+    ) -> None:
+        """Refuse by its size alone what cannot fit and would hold up every other answer while it is rendered."""
+        if len(messages) > max(self.context_length, _QUICKLY_RENDERED):  # each takes a token or more
+            raise _overflow(len(messages), max_tokens, self.context_length, "at least ")
+        if (longest := self._vocabulary.longest) is not None:
+            most = max(longest * (self.context_length + 1), QUICKLY_TOKENISED)
+            self._check_characters(extent(messages, tools, most), max_tokens)
+
     def _check_size(self, prompt: Prompt, max_tokens: int | None) -> None:
-        """Refuse by its size alone what cannot fit and would hold up every other answer while it is tokenised."""
-        characters, longest = sum(len(segment.text) for segment in prompt.segments), self._vocabulary.longest
+        """The same for what a template made of it, before it is tokenised."""
+        self._check_characters(sum(len(segment.text) for segment in prompt.segments), max_tokens)
+
+    def _check_characters(self, characters: int, max_tokens: int | None) -> None:
+        longest = self._vocabulary.longest
         if longest is not None and characters > QUICKLY_TOKENISED:
             at_least = characters // longest
             if at_least > self.context_length:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vestal_adapters.worker.sandbox.landlock import DEVICE, OVERWRITE, READ
 
-__all__ = ["CALLS", "IOCTL_EQUAL", "IOCTL_MASKED", "MEND", "NOT_THERE", "SOCKET", "lacking", "places"]
+__all__ = ["CALLS", "FCNTL_EQUAL", "IOCTL_EQUAL", "IOCTL_MASKED", "MEND", "NOT_THERE", "SOCKET", "lacking", "places"]
 
 _CONTROL: tuple[Path, ...] = (Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm"))
 _READ = ("/proc/driver/nvidia", "/proc/devices", "/proc/cpuinfo", "/proc/sys/vm/mmap_min_addr", "/proc/self/maps",
@@ -39,6 +39,10 @@ NOT_THERE: Mapping[str, tuple[int | None, int | None]] = {"unlink": (87, None), 
 IOCTL_MASKED = ((0xC000_FF00, 0xC000_4600), (0xFFFF_FF80, 0))
 """(bits of the request that are looked at, what they are): the driver's own ones, 'F' both ways (a screen's 'F' have no
 direction), and those of unified memory, which are numbered up to 79 (from 200 on they are for its tests)."""
+FCNTL_EQUAL = (5, 6, 7, 36, 37, 38, 1031, 1032, 1033, 1034)
+"""Locks, the size of pipes and seals: of this call it was not watched which kinds there were, so that only those are
+left out which choose whom a signal is sent to."""
+
 IOCTL_EQUAL = (0x3000_0001, 0x3000_0002)
 """Unified memory's first and last question."""
 

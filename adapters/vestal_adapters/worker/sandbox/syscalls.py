@@ -29,7 +29,7 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
     "fstat": (5, 80), "newfstatat": (262, 79), "stat": (4, None), "lstat": (6, None), "statx": (332, 291),
     "open": (2, None), "openat": (257, 56), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
     "readlink": (89, None), "readlinkat": (267, 78), "getdents64": (217, 61), "getcwd": (79, 17),
-    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25), "fadvise64": (221, 223),
+    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "fadvise64": (221, 223),
     "brk": (12, 214), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
     "mlock": (149, 228), "munlock": (150, 229), "mlock2": (325, 284),
     "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "pause": (34, None),
@@ -47,7 +47,7 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
 
 # With a condition on one argument.
 _MMAP, _MPROTECT, _CLONE, _CLONE3 = (9, 222), (10, 226), (56, 220), (435, 435)
-_IOCTL, _PRCTL, _PRLIMIT, _KILL, _TGKILL = (16, 29), (157, 167), (302, 261), (62, 129), (234, 131)
+_FCNTL, _IOCTL, _PRCTL, _PRLIMIT, _KILL, _TGKILL = (72, 25), (16, 29), (157, 167), (302, 261), (62, 129), (234, 131)
 
 # Nothing here asks for these by mistake: whoever does has taken the worker over.
 _DEADLY: dict[str, tuple[int, int]] = {
@@ -58,6 +58,9 @@ _DEADLY: dict[str, tuple[int, int]] = {
 _PROT_EXEC = 0x4
 _CLONE_THREAD = 0x10000
 _TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, winsize, FIONREAD, FIONBIO, FIO[N]CLEX
+# To duplicate a descriptor, its flags, and leases. Not F_SETOWN with F_SETSIG: whatever then arrives at a descriptor
+# has the kernel send a signal of one's choice to a process of one's choice, which Landlock holds only since version 6.
+_OF_DESCRIPTORS = (0, 1, 2, 3, 4, 1030, 1024, 1025)
 # Sockets of these types reach nobody without `connect` or `accept`; a datagram socket would, by `sendto` alone.
 _UNIX, _LISTENERS = 1, ((0xF, 1), (0xF, 5))  # AF_UNIX; SOCK_STREAM and SOCK_SEQPACKET, with any flags
 _PRCTL_QUESTIONS = (3, 15, 16, 21, 39)  # dumpable?, set and get a thread's name, seccomp?, no_new_privs?
@@ -95,6 +98,7 @@ def rules(machine: Machine, *, on_gpu: bool = False) -> list[Rule]:
         Rule(_CLONE[column], 0, having=_CLONE_THREAD),
         Rule(_CLONE3[column], answer=errno.ENOSYS),  # so that the C library falls back to what can be looked into
         *(_gpu_rules(column) if on_gpu else [Rule(_IOCTL[column], 1, equal=_TERMINAL_QUESTIONS)]),
+        Rule(_FCNTL[column], 1, equal=_OF_DESCRIPTORS + gpu.FCNTL_EQUAL * on_gpu),
         Rule(_PRCTL[column], 0, equal=_PRCTL_QUESTIONS),
         Rule(_PRLIMIT[column], 2, null=True),
         Rule(_KILL[column], 0, equal=own),

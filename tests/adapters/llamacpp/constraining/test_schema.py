@@ -232,6 +232,38 @@ def test_a_schema_whose_parts_multiply_is_ended_by_the_deadline() -> None:
     assert over.value.details["deadline_ms"] == 2000
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "required": [f"name {number}" for number in range(10_000)]},
+        {"enum": list(range(10_000))},
+        {"type": "string", "pattern": "^" + "ab" * 10_000 + "$"},
+    ],
+)
+def test_the_deadline_is_looked_at_for_each_part(schema: dict[str, Any]) -> None:
+    """Not only as rules come of them: a million names took 42 s, and a worker is given up after 30."""
+    ticks = iter(range(10**9))
+    deadline = Deadline("response_format.schema", 1.0, lambda: next(ticks) / 5000)
+    with pytest.raises(InvalidRequest, match="deadline of 1 s"):
+        to_gbnf(schema, deadline=deadline)
+    assert next(ticks) < 5100
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": "a" * 1_000_000},
+        {"enum": ["b", '"' * 1_000_000]},
+        {"type": "object", "properties": {"k" * 1_000_000: {"type": "integer"}}},
+        {"type": "string", "pattern": "a" * 1_000_000},
+    ],
+)
+def test_a_text_that_no_grammar_has_room_for_is_not_looked_at(schema: dict[str, Any]) -> None:
+    deadline = Deadline("response_format.schema", 1.0, lambda: 0.0)
+    with pytest.raises((InvalidRequest, Unsupported), match=r"larger than 65,536 bytes|more than 65,536 characters"):
+        to_gbnf(schema, deadline=deadline)
+
+
 _SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-99, 99), st.text(max_size=4).filter(str.isprintable))
 _NAMES = st.text('abc"\\é ', max_size=3)
 

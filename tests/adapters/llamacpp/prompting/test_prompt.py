@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vestal.backend import CountRequest, GenerateRequestV2
-from vestal.errors import InvalidRequest
+from vestal.backend import CountRequest, GenerateRequest, GenerateRequestV2
+from vestal.errors import ContextOverflow, InvalidRequest
 from vestal.values import GenerateOptions, Message, MessageV2, TextBlock, Tool
 
 CHAIN = ["a", "b", "<|end|>"]
@@ -64,3 +64,52 @@ def test_tools_are_counted(make_model: Any, start: Any) -> None:
     driver.run()
     counted = driver.engine.count(CountRequest(messages_v2=messages, tools=tools))
     assert counted == driver.end(1).usage.input_tokens > 100
+
+
+# --- far too much ----------------------------------------------------------------------------------------------
+
+NEVER_LONG = (
+    "{% if messages | length > 300 or messages[0].content | length > 100000 or tools %}"
+    "{{ raise_exception('rendered') }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+"""Whether it was rendered is seen from the error."""
+
+
+@pytest.mark.parametrize("policy", ["error", "truncate", "shift"])
+def test_a_text_that_cannot_fit_is_refused_without_being_rendered(make_model: Any, start: Any, policy: Any) -> None:
+    driver = start(make_model(CHAIN, template=NEVER_LONG))
+    with pytest.raises(ContextOverflow, match=r"at least [\d,]+ tokens"):
+        driver.ask(1, "<" * 1_000_000, context_policy=policy)
+    with pytest.raises(ContextOverflow, match="at least"):
+        count(driver, "<" * 1_000_000)
+
+
+def test_more_messages_than_can_fit_are_refused_without_being_rendered(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN, template=NEVER_LONG))
+    messages = [Message("user", "a")] * 100_000
+    with pytest.raises(ContextOverflow, match="at least 100,000 tokens"):
+        driver.engine.count(CountRequest(messages=messages))
+    with pytest.raises(ContextOverflow, match="at least 100,000 tokens"):
+        driver.submit(1, GenerateRequest(messages=messages, options=GenerateOptions()))
+
+
+def test_tools_that_cannot_fit_are_refused_without_being_rendered(make_model: Any, start: Any) -> None:
+    driver = start(make_model(CHAIN, template=NEVER_LONG))
+    tools = [Tool("f", {"enum": list(range(100_000))})]
+    request = GenerateRequestV2(messages=[MessageV2("user", [TextBlock("a")])], tools=tools, options=GenerateOptions())
+    with pytest.raises(ContextOverflow, match="at least"):
+        driver.submit(1, request)
+
+
+def test_what_is_left_of_a_very_long_conversation_is_found_without_rendering_all_of_it(
+    make_model: Any, start: Any
+) -> None:
+    driver = start(make_model(CHAIN, template=NEVER_LONG))  # of 128 tokens
+    messages = [Message("user", "a")] * 100_000
+    driver.submit(
+        1, GenerateRequest(messages=messages, options=GenerateOptions(max_tokens=8, context_policy="truncate"))
+    )
+    driver.run()
+    end = driver.end(1)
+    assert end.usage.input_tokens == 120
+    assert [notice.code for notice in end.notices if notice.code == "truncated"] == ["truncated"]

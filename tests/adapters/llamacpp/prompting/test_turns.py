@@ -120,4 +120,16 @@ def test_the_fewest_that_are_enough(most: int, needed: int) -> None:
         return number >= needed
 
     assert fewest(most, enough) == (needed if needed <= most else None)
-    assert len(asked) <= most.bit_length() + 1
+    assert len(asked) <= 2 * max(most - needed, 0).bit_length() + 2
+    assert not asked or most - min(asked) <= 2 * max(most - needed, 0) + 1, "what is left is small"
+
+
+def test_a_conversation_of_one_long_turn_takes_one_pass() -> None:
+    """Square, as it was, it takes hours; the worker is given up as hung after half a minute."""
+    messages = talk("u", *"a" * 1_000_000, "u")
+    assert [len(turn) for turn in droppable_turns(messages)] == [1_000_001]
+
+
+def test_a_conversation_of_many_calls_takes_one_pass() -> None:
+    calls = [MessageV2("assistant", [ToolUseBlock(str(number), "f", {})]) for number in range(100_000)]
+    assert [len(turn) for turn in droppable_turns([said("a"), *calls, said("b")])] == [100_001]
