@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shlex
 import stat
 from pathlib import Path
 
@@ -17,10 +18,9 @@ from vestal import messages as m
 from vestal.connection import SocketKind
 from vestal.endpoint import Endpoint
 from vestal.errors import ConnectionFailed, DaemonNotReady, DaemonNotRunning, PermissionRefused, VestalError
+from vestal.paths import default_runtime_dir
 
 __all__ = ["explain", "no_welcome", "not_serving", "progress_text", "worth_asking"]
-
-_START = "start it: vestald"
 
 
 def worth_asking(endpoint: Endpoint, fault: OSError) -> bool:
@@ -34,9 +34,9 @@ def explain(endpoint: Endpoint, fault: OSError, admin: m.StatusReport | Exceptio
     if isinstance(fault, FileNotFoundError):
         return _missing(endpoint, admin)
     if isinstance(fault, NotADirectoryError):
-        return DaemonNotRunning(f"no vestald at {path.parent}: it is no directory", hint=_START)
+        return DaemonNotRunning(f"no vestald at {path.parent}: it is no directory", hint="name a directory")
     if isinstance(fault, ConnectionRefusedError):
-        return DaemonNotRunning(f"no vestald at {path.parent}: {path.name} is left over, nobody listens", hint=_START)
+        return _not_running(path.parent, f"{path.name} is left over, nobody listens")
     if isinstance(fault, PermissionError):
         return _refused(path)
     if isinstance(fault, BlockingIOError):
@@ -68,7 +68,13 @@ def _missing(endpoint: Endpoint, admin: m.StatusReport | Exception | None) -> Co
         gone = f"neither {name} nor admin.sock exists"
     elif isinstance(admin, ConnectionRefusedError):
         gone += ", and nobody listens at admin.sock"
-    return DaemonNotRunning(f"no vestald at {where}: {gone}", hint=_START)
+    return _not_running(where, gone)
+
+
+def _not_running(where: Path, why: str) -> DaemonNotRunning:
+    usual = where == default_runtime_dir()
+    command = "vestald" if usual else f"vestald --runtime-dir {shlex.quote(str(where))}"
+    return DaemonNotRunning(f"no vestald at {where}: {why}", hint=f"start it: {command}")
 
 
 def not_serving(kind: SocketKind, where: Path, status: m.StatusReport) -> DaemonNotReady:
@@ -105,7 +111,7 @@ def progress_text(status: m.StatusReport) -> str:
 
 def _backend_text(backend: m.BackendStatus) -> str:
     percent = f" {backend.percent:.0f} %" if backend.percent is not None and backend.state == "loading" else ""
-    detail = f" ({backend.detail})" if backend.detail else ""
+    detail = f" ({backend.detail})" if backend.detail and backend.state != "ready" else ""
     return f"{backend.name} {backend.state}{percent}{detail}"
 
 

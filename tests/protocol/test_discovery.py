@@ -39,7 +39,16 @@ def test_no_socket_at_all_is_no_daemon(short_dir: Path) -> None:
     assert worth_asking(here, fault)
     error = explain(here, fault, fault_of(short_dir / "admin.sock"))
     assert type(error) is DaemonNotRunning
-    assert str(error) == (f"no vestald at {short_dir}: neither infer.sock nor admin.sock exists (start it: vestald)")
+    says = f"no vestald at {short_dir}: neither infer.sock nor admin.sock exists"
+    assert str(error) == f"{says} (start it: vestald --runtime-dir {short_dir})"
+
+
+def test_where_the_daemon_would_be_anyway_a_start_needs_no_directory(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VESTAL_RUNTIME_DIR", str(short_dir))
+    here = endpoint(short_dir)
+    assert explain(here, fault_of(here.path), fault_of(short_dir / "admin.sock")).hint == "start it: vestald"
 
 
 def test_the_admin_socket_has_nobody_else_to_ask(short_dir: Path) -> None:

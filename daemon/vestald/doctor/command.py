@@ -2,7 +2,8 @@
 
 Without `--config` it is the file that the daemon which runs here read, whatever the variables of this process say; of
 its flags and variables nobody knows. A configuration with faults is looked at as far as it can be understood: the
-directory and the machine are there all the same. The exit code is 0 however bad the findings are.
+directory and the machine are there all the same; of one that cannot be read nobody knows the backends. The exit code is
+0 however bad the findings are.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ def findings(sources: Sources, *, thorough: bool) -> Iterator[Finding]:
     sources, known = _at_hand(sources)
     config, found = _configuration(sources, told=bool(known))
     yield from (*known, *found)
-    yield from examine_directory(config)
-    yield from examine_backends(config, thorough=thorough)
+    yield from examine_directory(config or Config())
+    if config is not None:
+        yield from examine_backends(config, thorough=thorough)
 
 
 def _at_hand(sources: Sources) -> tuple[Sources, list[Finding]]:
@@ -57,13 +59,13 @@ def _at_hand(sources: Sources) -> tuple[Sources, list[Finding]]:
     return replace(sources, path=Path(daemon.config), flags=flags), [ok(_ABOUT, says)]
 
 
-def _configuration(sources: Sources, *, told: bool) -> tuple[Config, list[Finding]]:
-    """What can be understood of it, and what cannot; `told` if a daemon named the file."""
-    file = sources.file()
+def _configuration(sources: Sources, *, told: bool) -> tuple[Config | None, list[Finding]]:
+    """What can be understood of it, if it can be read, and what cannot; `told` if a daemon named the file."""
     try:
+        file = sources.file()
         reading = sources.examine()
     except BadConfiguration as error:
-        return Config(), [fail(_ABOUT, error.message, _MEND_UNREAD if told else error.hint or "")]
+        return None, [fail(_ABOUT, error.message, _MEND_UNREAD if told else error.hint or "")]
     if reading.faults:
         mend = f"vestald config check {file}" if file else "vestald config check"
         return reading.config, [fail(_ABOUT, str(fault), mend) for fault in reading.faults]

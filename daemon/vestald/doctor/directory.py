@@ -37,6 +37,9 @@ def examine_directory(config: Config) -> Iterator[Finding]:
     except Failure as error:
         yield failed(_ABOUT, error)
         return
+    if (host := _host(directory)) is not None:
+        yield ok(_ABOUT, f"{directory} belongs to {_name_of(host)}, whose daemon lets this user in")
+        return
     yield _directory(directory)
     origin = config.origins.get("daemon.runtime_dir")
     if origin is not None and origin.kind == "file" and directory != default_runtime_dir().absolute():
@@ -44,6 +47,15 @@ def examine_directory(config: Config) -> Iterator[Finding]:
         yield warn(_ABOUT, says, f"export VESTAL_RUNTIME_DIR={directory}")
     yield from _lock(directory)
     yield from _writable(places)
+
+
+def _host(path: Path) -> int | None:
+    """Whose daemon it is whose sockets this user may use, and whose directory is none of this user's business."""
+    with suppress(OSError):
+        owner = path.stat().st_uid
+        if owner != os.geteuid() and any(os.access(path / f"{kind}.sock", os.W_OK) for kind in ("infer", "embed")):
+            return owner
+    return None
 
 
 def _directory(path: Path) -> Finding:

@@ -160,7 +160,7 @@ class Board:
                     reason=reason,
                     running=len(lanes[prospect.name].running) if prospect.name in lanes else 0,
                     waiting=lanes[prospect.name].waiting if prospect.name in lanes else 0,
-                    slots=lanes[prospect.name].slots if prospect.name in lanes else 0,
+                    slots=lanes[prospect.name].slots if prospect.name in lanes else prospect.capabilities.slots,
                 )
                 for prospect, verdict, reason in verdicts
             ],
