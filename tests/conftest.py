@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vestal.models import CATALOG, Store, default_root, pull
+
+# The same examples in every run, so that who changed nothing sees nothing new, however slow the machine is; others
+# are looked for with `--hypothesis-profile=default`.
+settings.register_profile("vestal", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vestal")
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ _DAEMON = """\
 | 0 | stopped as asked |
 | 69 | a backend failed to become ready |
 | 70 | internal, or something would not stop |
+| 74 | what a command has to say could not be written |
 | 75 | another instance owns the runtime directory |
 | 78 | bad configuration |
 

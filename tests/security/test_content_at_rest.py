@@ -208,10 +208,10 @@ def test_the_real_model_leaves_neither_prompt_nor_completion(begin: Begin, model
         assert text_of(pieces) == SECRET
         peer.ask(2, f"{CANARY} " * 500)
         assert peer.error(2).code == "context_overflow"
-        peer.ask(3, PROMPT, max_tokens=200)
-        peer.take(m.Text, id=3)
         worker = daemon.backend("chat").pid
         assert worker is not None
+        peer.ask(3, f"Tell me a long story about a lighthouse. {PROMPT}", temperature=0, max_tokens=150)
+        peer.take(m.Text, id=3)
         os.kill(worker, signal.SIGSEGV)
         assert peer.error(3).code == "backend_crashed"
     provoke(daemon)

@@ -8,7 +8,6 @@ release). `Peer` runs the state tables on all it gets, so a second terminal fram
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import tempfile
@@ -151,7 +150,7 @@ def full(daemon: Daemon, prompt: str = QUESTION) -> Iterator[Peer]:
     """A client with two requests in the worker's two slots and two short ones behind them."""
     with daemon.infer(features=("queue_events",)) as peer:
         peer.send(
-            *(peer.request(id, prompt, max_tokens=500, temperature=1.5, model="chat") for id in RUNNING),
+            *(peer.request(id, prompt, max_tokens=500, temperature=0.0, model="chat") for id in RUNNING),
             *(peer.request(id, "Hi", max_tokens=2, model="chat") for id in WAITING),
         )
         for id in RUNNING:
@@ -217,7 +216,7 @@ def has_in_it(pid: int, name: str) -> bool:
 
 def test_a_worker_killed_in_prefill_ends_its_requests_before_their_first_token(many: Many) -> None:
     for house in many("chat"):
-        with full(house.daemon, LONG_PROMPT + random.choice("abcdefgh")) as peer:
+        with full(house.daemon, LONG_PROMPT) as peer:
             house.kill(house.worker("chat"))
             for id in RUNNING:
                 (error,) = [frame for frame in peer.answer(id) if not isinstance(frame, m.Queued)]
@@ -275,8 +274,9 @@ def test_a_worker_killed_in_a_drain_is_replaced_for_what_waits(many: Many) -> No
 def test_a_worker_killed_in_a_stop_leaves_neither_a_frame_nor_a_process_nor_a_lie(
     model_home: Path, short_dir: Path
 ) -> None:
+    config = toml(CHAT, daemon={"drain_deadline": "60s"})
     for _ in range(EACH):
-        daemon = Daemon(short_dir, toml(CHAT), environ={"VESTAL_HOME": str(model_home)}).ready()
+        daemon = Daemon(short_dir, config, environ={"VESTAL_HOME": str(model_home)}).ready()
         try:
             house = House(daemon)
             workers = children_of(daemon.process.pid)

@@ -2,7 +2,7 @@
 
 A server without a Unix socket binds the port that was chosen for it a moment after it was chosen, and in between any
 user may. So the first question, which carries the key, waits until the kernel's table has a listener of this user.
-Source: proc_pid_net(5); addresses are in the machine's byte order, both kinds of which write these two alike.
+Source: proc_pid_net(5); addresses are in the byte order of the machine, here that of x86-64 and ARM.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ VESTAL_BACKEND_NAME_KEY change a key in the file's table of that backend.
   vestald doctor                   its half of `vestal doctor`, as JSON
 
 exit codes: 0 stopped as asked; 69 a backend failed to become ready;
-70 internal; 75 another instance owns the runtime directory;
-78 bad configuration"""
+70 internal; 74 the output of a command could not be written;
+75 another instance owns the runtime directory; 78 bad configuration"""
 
 _WORDS: tuple[tuple[type[inspect.Type], str], ...] = (
     (inspect.BoolType, "BOOL"),
