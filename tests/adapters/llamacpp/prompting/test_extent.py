@@ -36,7 +36,7 @@ def test_tools_are_shown_too() -> None:
 
 def test_nothing_is_counted_past_what_is_too_much() -> None:
     assert extent([Message("user", "a" * 10)] * 1000, [], 25) == 30
-    assert extent([], [Tool("f", {"a": [0] * 1_000_000})], 100) == 101
+    assert extent([], [Tool("f", {"a": [0] * 200_000})], 100) == 101
 
 
 def test_nesting_is_no_matter() -> None:
