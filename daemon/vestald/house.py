@@ -15,9 +15,9 @@ import msgspec
 
 from vestal import messages as m
 from vestal.connection import SocketKind
-from vestal.errors import ERROR_CLASSES, InvalidRequest, ShuttingDown, WireError
+from vestal.errors import ERROR_CLASSES, InvalidRequest, NotAuthorized, ShuttingDown, WireError
 from vestal.negotiation import Offer
-from vestal.values import LifecycleState, Usage
+from vestal.values import LifecycleState, Priority, Usage
 from vestald import logs
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.lane import Lane
@@ -161,6 +161,15 @@ class House:
                 f"the daemon is {self.machine.state} and takes no new requests",
                 hint="finish what runs and connect again later",
                 details={"state": self.machine.state},
+            )
+
+    def check_class(self, uid: int, priority: Priority) -> None:
+        """Raise `NotAuthorized` if the class is not for that user."""
+        if priority == "interactive" and not self.rules.interactive(uid):
+            raise NotAuthorized(
+                f"uid {uid} may not ask for priority interactive: it is not in admission.interactive",
+                hint="leave priority out, or ask with normal or batch; the daemon's operator decides who may",
+                details={"rule": "admission.interactive", "uid": uid},
             )
 
     def meter(self, backend: str) -> Meter:

@@ -22,10 +22,11 @@ __all__ = ["Rules", "unanswered"]
 
 
 class Rules(Struct, frozen=True):
-    """Shares and quotas by uid, who may use which socket, and how long a request may take."""
+    """Shares, quotas and classes by uid, who may use which socket, and how long a request may take."""
 
     weights: CallerTable[float]
     quotas: CallerTable[int]
+    interactive: CallerTable[bool]
     access: dict[str, Access]
     deadlines: Deadlines
 
@@ -36,6 +37,7 @@ class Rules(Struct, frozen=True):
             return cls(
                 weights=_weights(config),
                 quotas=_quotas(config),
+                interactive=_interactive(config),
                 access={"infer": _infer(config), "embed": _embed(config)},
                 deadlines=Deadlines.of(config.admission),
             )
@@ -65,6 +67,12 @@ def _quotas(config: Config) -> CallerTable[int]:
     return CallerTable("admission.quotas", config.admission.quotas, config.admission.tokens_per_minute)
 
 
+def _interactive(config: Config) -> CallerTable[bool]:
+    """Whom the class `interactive` is for."""
+    named = config.admission.interactive
+    return CallerTable("admission.interactive", dict.fromkeys(map(str, named or ()), True), named is None)
+
+
 def _infer(config: Config) -> Access:
     return resolved("infer", config.sockets.infer)
 
@@ -79,4 +87,5 @@ def _group(config: Config) -> int | None:
 
 _QUESTIONS: tuple[Callable[[Config], object], ...] = (
     Config.runtime_dir, Config.audit_dir, Config.metrics_file, _group, _infer, _embed, _weights, _quotas,
+    _interactive,
 )  # fmt: skip

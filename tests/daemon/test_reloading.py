@@ -114,6 +114,7 @@ PROBES: dict[str, tuple[Any, Callable[[House], object], object]] = {
     "router.breaker_window": ("7s", lambda h: float(h.routes._rules.window), 7.0),
     "router.breaker_cold": ("7s", lambda h: float(h.routes._rules.cold), 7.0),
     "router.unnamed": ("local", lambda h: h.routes.unnamed, "local"),
+    "admission.interactive": (["7"], lambda h: h.rules.interactive(8), False),
     "admission.weights": ({"7": 3.0}, lambda h: h.embedding.scheduler._weight_of(7), 3.0),
 }
 """A value for each live option, where the daemon looks it up, and what it finds there after the reload."""

@@ -33,6 +33,17 @@ def test_who_is_named_becomes_a_number(tmp_path: Path) -> None:
     assert rules.access["embed"].deny_users == set()
 
 
+def test_the_class_interactive_is_anybodys_or_those_who_are_named(tmp_path: Path) -> None:
+    anybody = Rules.of(config(tmp_path, ""))
+    some = Rules.of(config(tmp_path, '[admission]\ninteractive = [7, "8", "root"]\n'))
+    nobody = Rules.of(config(tmp_path, "[admission]\ninteractive = []\n"))
+    assert [[rules.interactive(uid) for uid in (0, 7, 8, 9)] for rules in (anybody, some, nobody)] == [
+        [True] * 4,
+        [True, True, True, False],
+        [False] * 4,
+    ]
+
+
 def test_everything_that_nobody_knows_is_told_with_its_line(tmp_path: Path) -> None:
     wrong = config(
         tmp_path,
@@ -46,12 +57,13 @@ infer = { allow_users = ["no-such-user"] }
 deny_groups = ["no-such-group"]
 [admission]
 quotas = { "no-such-user" = 1 }
+interactive = ["no-such-user"]
 [admission.weights]
 "@no-such-group" = 2
 """,
     )
-    assert [line.partition(": ")[0] for line in told(wrong)] == [":2", ":4", ":5", ":7", ":10", ":9"]
-    with pytest.raises(BadSettings, match=r"v\.toml:2: daemon\.runtime_dir: .*5 more faults"):
+    assert [line.partition(": ")[0] for line in told(wrong)] == [":2", ":4", ":5", ":7", ":11", ":9", ":10"]
+    with pytest.raises(BadSettings, match=r"v\.toml:2: daemon\.runtime_dir: .*6 more faults"):
         Rules.of(wrong)
 
 

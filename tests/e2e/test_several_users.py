@@ -87,6 +87,18 @@ def test_weights_are_those_of_the_kernels_uid(start: Start) -> None:
         assert order_of(daemon)[:8].count(BOB) == 6
 
 
+def test_the_class_interactive_is_for_whom_the_operator_names(start: Start) -> None:
+    daemon = open_to_all(start(echo(slots=1), admission={"interactive": [ANN]}))
+    with infer_as(daemon, ANN) as ann, infer_as(daemon, BOB) as bob:
+        assert ann.generate(1, priority="interactive")[1].stop_reason == "end"
+        bob.ask(1, priority="interactive")
+        error = bob.error(1)
+        assert (error.code, error.retryable) == ("not_authorized", False)
+        assert error.details == {"rule": "admission.interactive", "uid": BOB}
+        for priority in ("normal", "batch"):
+            assert bob.generate(2, priority=priority)[1].stop_reason == "end"
+
+
 def test_a_bound_on_connections_is_each_users_own(start: Start) -> None:
     daemon = open_to_all(start(echo(), sockets={"connections_per_uid": 2}))
     with infer_as(daemon, ANN), infer_as(daemon, ANN):

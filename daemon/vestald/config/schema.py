@@ -135,6 +135,11 @@ class AdmissionConfig(Struct, frozen=True, forbid_unknown_fields=True):
         about("shares of users and groups beside those of others, 1", {"1000": 2.0, "@students": 0.5}),
         LIVE,
     ] = {}
+    interactive: Annotated[
+        list[str | int] | None,
+        about('users and groups who may ask for the class "interactive"; by default anybody', ["alice", "@desk"]),
+        LIVE,
+    ] = None
 
 
 class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,7 +23,7 @@ from vestal.backend import (
     check_supported,
 )
 from vestal.errors import BackendCrashed, BackendUnavailable, DeadlineExceeded, InternalError, SlowConsumer, WireError
-from vestal.values import GenerateOptions, Usage
+from vestal.values import GenerateOptions, Priority, Usage
 from vestald.admission.deadlines import Deadlines
 from vestald.admission.dispatcher import Dispatcher
 from vestald.admission.estimate import Spent
@@ -53,6 +53,7 @@ class Services(Protocol):
     @property
     def routes(self) -> Board: ...
     def refuse_new_work(self) -> None: ...
+    def check_class(self, uid: int, priority: Priority) -> None: ...
     def meter(self, backend: str) -> Meter: ...
     def ended(self, job: Job, outcome: str, usage: Usage) -> None: ...
 
@@ -152,6 +153,7 @@ class Generation(Work):
 
     async def _serve(self, whole: float | None) -> None:
         self.services.refuse_new_work()
+        self.services.check_class(self.session.peer.uid, self.job.priority)
         request = _resolve(self.message, self.session.peer.uid)
         ask = Ask(
             version=self.session.conn.version,
