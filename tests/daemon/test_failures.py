@@ -14,6 +14,7 @@ CODES = {
     "AlreadyRunning": 75,
     "BackendFailed": 69,
     "ServiceRefused": 69,
+    "Unwritten": 74,
     "BackendAbandoned": 70,
 }
 
