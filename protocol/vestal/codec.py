@@ -25,7 +25,7 @@ __all__ = ["Codec", "encode", "error_frame", "exception_of"]
 
 M = TypeVar("M")
 Bytes = bytes | bytearray | memoryview
-_LONGEST_INT = 9  # bytes
+_NO_VALUE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError)
 
 
 class _Head(msgspec.Struct):
@@ -36,15 +36,18 @@ class _Head(msgspec.Struct):
 
     @property
     def number(self) -> int | None:
-        """Of whatever stands for it, which may be long."""
-        raw = bytes(self.id)
-        return _id_of(_any_decoder.decode(raw)) if len(raw) <= _LONGEST_INT else None
+        """The id, if it is one: what stands for it may be long, or broken."""
+        try:
+            return _id_of(_int_decoder.decode(self.id))
+        except _NO_VALUE:
+            return None
 
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 _any_decoder = msgspec.msgpack.Decoder()
 _head_decoder = msgspec.msgpack.Decoder(_Head)
+_int_decoder = msgspec.msgpack.Decoder(int)
 # Anchored at the end: what stands before may repeat a text of the peer's.
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$")
 _IN_CONTAINER = re.compile(r"^(?P<inner>[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (?P<rest>.*)$", re.DOTALL)
@@ -90,7 +93,7 @@ class Codec(Generic[M]):
     def _explain(self, payload: Bytes, exc: Exception) -> WireError:
         try:
             loose = _any_decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as broken:
+        except _NO_VALUE as broken:
             return MalformedFrame(
                 f"payload of {len(payload)} bytes is not one MessagePack value: {_first_line(broken)}",
                 hint="each frame holds exactly one MessagePack map",
@@ -116,8 +119,12 @@ class Codec(Generic[M]):
         """Of a message that is not worth decoding: what it is, and whose."""
         try:
             head = _head_decoder.decode(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._untyped()
+        except _NO_VALUE:
+            return MalformedFrame(
+                f"payload of {len(payload)} bytes with more than {MAX_VALUES} values, and no map with a string `type`",
+                hint="each frame holds exactly one MessagePack map",
+                details={"size": len(payload), "types": self.types},
+            )
         if head.type not in self.types:
             return self._unknown(head.type, head.number)
         return InvalidRequest(

@@ -110,6 +110,7 @@ def test_a_flag_that_there_is_none_of_is_refused_with_the_nearest() -> None:
         (["--admision-queue-depth", "3"], "did you mean --admission-queue-depth?"),
         (["--backend-chat-slots"], "expected one argument"),
         (["nonsense"], "no place for nonsense: its words are config, doctor, install-service"),
+        (["--log-level", "debug", "doctor"], "no place for doctor: its words are config, doctor, install-service, and"),
         (["confg"], "no place for confg: did you mean config?"),
         (["--admission-queue", "3"], "there is no option --admission-queue"),
     ):

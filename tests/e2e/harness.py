@@ -177,7 +177,7 @@ class Daemon:
 def slack() -> float:
     """Seconds beyond its deadline that something may take: what is not kept to here takes ten at least, or for ever.
     More where more wants to run than can."""
-    return max(4.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return max(5.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def children_of(pid: int) -> list[int]:

@@ -166,7 +166,7 @@ def test_something_else_under_the_temporary_name(fail: Fail, short_dir: Path) ->
 
 
 def test_a_failed_daemon_takes_its_workers_with_it(start: Start) -> None:
-    daemon = start(echo("good", isolation="process"), echo("bad", fault="start", ready_delay="2s"), wait=False)
+    daemon = start(echo("good", isolation="process"), echo("bad", fault="start", ready_delay="6s"), wait=False)
     with daemon.admin() as admin:
         admin.send(m.Subscribe(id=0))
         if admin.take(m.Snapshot).status.backends[0].state != "ready":

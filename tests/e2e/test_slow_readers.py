@@ -29,7 +29,7 @@ def told_off(daemon: Daemon, peer: Peer, frame: bytes) -> list[m.AnyMessage]:
     wait for a second and no longer, so it is a lump at a time: what came before them is to be read within that."""
     with daemon.admin() as admin:
         while ENOUGH not in admin.command(m.Metrics(id=1), m.MetricsReport).text:
-            peer.sock.sendall(frame * 1000)
+            send_all_that_goes(peer, frame * 1000)
     return peer.rest()
 
 

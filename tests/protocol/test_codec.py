@@ -71,11 +71,13 @@ def judged(codec: Codec[m.AnyMessage], payload: bytes) -> None:
         encode(module.error_frame(fault))
 
 
+ARRAYS = b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x90" * MAX_VALUES
+
+
 def many(**fields: Any) -> bytes:
     """A message with one array more than a message may have values."""
     head = msgspec.msgpack.encode(fields)
-    arrays = b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x90" * MAX_VALUES
-    return bytes([head[0] + 1]) + head[1:] + b"\xa5extra" + arrays
+    return bytes([head[0] + 1]) + head[1:] + b"\xa5extra" + ARRAYS
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,12 @@ def many(**fields: Any) -> bytes:
         (many(type="generate"), "invalid_request", None, "more than 1048576 values"),
         (many(type="cancel", id=7), "invalid_request", None, "cancel: more than 1048576 values"),
         (many(type="summon", id=7), "unknown_message", 7, "no message of type `summon`"),
-        (many(type=5), "malformed_frame", None, "no string key `type`"),
+        (many(type=5), "malformed_frame", None, "no map with a string `type`"),
         (many(type="generate", id="x" * 9), "invalid_request", None, "more than 1048576 values"),
         (many(type="generate", id=-1), "invalid_request", None, "more than 1048576 values"),
-        (b"\xdd" + MAX_VALUES.to_bytes(4, "big") + b"\x90" * MAX_VALUES, "malformed_frame", None, "no string key"),
+        (many(type="generate", id=7).replace(b"\x07", b"\xa2\xff\xfe", 1), "invalid_request", None, "more than"),
+        (many(type="generate", id=7).replace(b"\x07", b"\x81\x80\x01", 1), "invalid_request", None, "more than"),
+        (ARRAYS, "malformed_frame", None, "no map with a string"),
     ],
 )
 def test_a_message_of_too_many_values_is_refused_undecoded(
@@ -97,6 +101,13 @@ def test_a_message_of_too_many_values_is_refused_undecoded(
     fault = fault_of(V1, payload)
     assert (fault.code, fault.id) == (code, id)
     assert says in fault.message
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=40))
+def test_whatever_stands_before_too_many_values_is_one_of_the_faults(head: bytes) -> None:
+    judged(V1, head + ARRAYS)
+    judged(V1, b"\x83\xa4type\xa8generate\xa2id" + head + b"\xa5extra" + ARRAYS)
 
 
 def test_a_client_takes_any_number_of_values_from_its_daemon() -> None:

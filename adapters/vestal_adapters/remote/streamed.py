@@ -9,6 +9,7 @@ whole has it kept in the daemon.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -161,7 +162,7 @@ class StreamedAnswer(ABC):
     def _failed(self, error: Any, statuses: Mapping[str, int] | None = None) -> WireError:
         """An error that came after the answer had begun with 200; `statuses` are those of the API's own codes."""
         message, code = words_of(error)
-        told = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
+        told = int(code) if re.fullmatch(r"[45][0-9]{2}", code) else 500
         status = (statuses or {}).get(code, told)
         return refused(Refusal(status, self._shown(message), one_line(code, 64)), self._backend, self._key)
 

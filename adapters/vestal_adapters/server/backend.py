@@ -258,7 +258,8 @@ class ServerBackend(Supervised):
 
     async def _missing(self, asking: Upstream, at: Path | int) -> str | None:
         """Why it is not there yet; a page that it does not have is an answer too."""
-        if isinstance(at, int) and (why := strangers(at)) is not None:
+        # The table is as long as the machine has connections.
+        if isinstance(at, int) and (why := await asyncio.to_thread(strangers, at)) is not None:
             return why  # the question has the key in it
         try:
             await asking.alive(HEALTH_PAGE, timeout=PROBE_TIMEOUT)

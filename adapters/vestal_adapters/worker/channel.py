@@ -51,7 +51,7 @@ class Channel(asyncio.Protocol):
         self.loaded: asyncio.Future[Capabilities] = loop.create_future()
         self.confinement = OFF
         self.heard = time.monotonic()
-        """When the worker last said anything."""
+        """When the worker last said anything of what it was asked: words about nothing are no sign of life."""
         self._closed: asyncio.Future[None] = loop.create_future()
         self._progress = progress
         self._tell_lost = lost
@@ -162,7 +162,6 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._open:
             return
-        self.heard = time.monotonic()
         try:
             for payload in self._frames.feed(data):
                 if has_more_values(payload):
@@ -177,6 +176,7 @@ class Channel(asyncio.Protocol):
             for number, event in message.events:
                 stream = streams.get(number)
                 if stream is not None:
+                    self.heard = time.monotonic()
                     stream.put(event)
                     if stream.ended:
                         self._ended(stream)
@@ -217,13 +217,17 @@ class Channel(asyncio.Protocol):
     def _take_failure(self, message: wire.Failed) -> None:
         error = wire.exception_of(message)
         if (stream := self._streams.pop(message.job, None)) is not None:
+            self.heard = time.monotonic()
             stream.fail(error)
-        elif (reply := self._replies.pop(message.job, None)) is not None and not reply.answer.done():
-            reply.answer.set_exception(error)
+        elif (reply := self._replies.pop(message.job, None)) is not None:
+            self.heard = time.monotonic()
+            if not reply.answer.done():
+                reply.answer.set_exception(error)
 
     def _take_answer(self, message: wire.Embedded | wire.Counted) -> None:
         if (reply := self._replies.get(message.job)) is None:
             return
+        self.heard = time.monotonic()
         answer: object
         if isinstance(message, wire.Embedded):
             answer = _checked(message.result, reply.request)

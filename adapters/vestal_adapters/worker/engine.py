@@ -60,7 +60,10 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, progress: Progress) -> Capabilities:
-        """Load the model; raise `VestalError` with what is wrong and what to do."""
+        """Load the model; raise `VestalError` with what is wrong and what to do.
+
+        Where the options have a `model`, that is the capabilities' too: requests go by it, and no worker may choose it.
+        """
 
     @abstractmethod
     def submit(self, job: int, request: GenerateRequest | GenerateRequestV2) -> None:

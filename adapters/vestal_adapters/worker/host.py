@@ -10,6 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
+from msgspec import structs
+
 from vestal.backend import (
     BackendOptions,
     CountRequest,
@@ -174,6 +176,8 @@ class WorkerBackend(Supervised):
     def _judged(self, claimed: Capabilities, options: BackendOptions) -> Capabilities:
         """Requests go where their model is, so whose they are is not the worker's to say, where this side knows it."""
         meant = getattr(options, "model", claimed.model)
+        if not claimed.model:
+            return structs.replace(claimed, model=meant)
         if claimed.model != meant:
             raise VestalError(
                 f"the worker of backend {self.name!r} says that it serves {claimed.model[:64]!r}, and was to serve"

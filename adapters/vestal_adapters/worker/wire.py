@@ -73,6 +73,7 @@ __all__ = [
 MAX_FRAME = 2 * MAX_FRAME_LIMIT
 MAX_TEXT = 4096  # characters of a message, hint or detail meant for people
 MAX_CONTROL = 64 * 1024  # bytes of a child's message that holds neither events nor vectors
+MAX_NAMES = 256
 MAX_SLOTS = 4096
 MAX_COUNT = 2**53  # what a double holds exactly: a count past it would change on its way through JSON or Lua
 
@@ -164,9 +165,9 @@ class Loaded(Struct, frozen=True, tag="loaded"):
         if self.capabilities.slots > MAX_SLOTS:
             raise ValueError(f"slots: {self.capabilities.slots}, at most {MAX_SLOTS}")
         capabilities = self.capabilities
-        lists = (*capabilities.options, *(capabilities.embedding_tasks or ()))
-        if sum(map(len, (capabilities.model, capabilities.family, *lists))) > MAX_TEXT:
-            raise ValueError(f"names: more than {MAX_TEXT} characters")  # they must fit a `welcome`
+        names = (*capabilities.options, *(capabilities.embedding_tasks or ()), capabilities.model, capabilities.family)
+        if sum(map(len, names)) > MAX_TEXT or len(names) > MAX_NAMES:  # they must fit a `welcome`
+            raise ValueError(f"names: more than {MAX_NAMES}, or than {MAX_TEXT} characters")
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):

@@ -135,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, rest = self.parse_known_args(args, namespace)
         if rest and not rest[0].startswith("-"):
-            near = difflib.get_close_matches(rest[0], WORDS, n=1)
+            near = [] if rest[0] in WORDS else difflib.get_close_matches(rest[0], WORDS, n=1)
             what = f"did you mean {near[0]}?" if near else f"its words are {', '.join(WORDS)}, and each comes first"
             self.error(f"no place for {rest[0]}: {what}")
         if rest:

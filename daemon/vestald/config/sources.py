@@ -7,6 +7,7 @@ is told. `VESTAL_HOME`, `VESTAL_CONFIG` and `VESTAL_DEBUG` are no options; an em
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,9 @@ def _user_file(environ: Mapping[str, str]) -> Path | None:
     home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
     path = Path(home) / "vestal" / "vestald.toml"
     try:
-        return path if path.is_file() else None
+        return path if stat.S_ISREG(path.stat().st_mode) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as exc:
         raise BadConfiguration(
             f"cannot look for {path}: {exc.strerror}",

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from vestal.endpoint import refuse_foreign
+from vestal.errors import PermissionRefused
 from vestal.findings import Finding, fail, failed, ok, warn
 from vestal.paths import MAX_SOCKET_PATH, default_runtime_dir
 from vestald.config import Config
@@ -51,11 +53,17 @@ def examine_directory(config: Config) -> Iterator[Finding]:
 
 def _host(path: Path) -> int | None:
     """Whose daemon it is whose sockets this user may use, and whose directory is none of this user's business."""
-    with suppress(OSError):
+    with suppress(OSError, PermissionRefused):
+        refuse_foreign(path)
         owner = path.stat().st_uid
-        if owner != os.geteuid() and any(os.access(path / f"{kind}.sock", os.W_OK) for kind in ("infer", "embed")):
+        if owner != os.geteuid() and any(_listens(path / f"{kind}.sock") for kind in ("infer", "embed")):
             return owner
     return None
+
+
+def _listens(path: Path) -> bool:
+    """Whether this user reaches somebody there."""
+    return _connected(path) == 0
 
 
 def _directory(path: Path) -> Finding:
@@ -110,9 +118,14 @@ def _entries(path: Path) -> list[Path]:
 
 def _is_left(path: Path) -> bool:
     """Whether it is a socket at which nobody listens: not every file system shows its locks under its own number."""
+    return _connected(path) == errno.ECONNREFUSED
+
+
+def _connected(path: Path) -> int:
+    """What comes of it: 0, or an error's number."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(0.0)
-        return sock.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+        return sock.connect_ex(os.fspath(path))
 
 
 def lock_holder(path: Path) -> int | None:

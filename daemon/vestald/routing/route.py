@@ -106,7 +106,8 @@ def ranked(ask: Ask, prospects: Sequence[Prospect], policy: RoutePolicy, unnamed
     try:
         return _ranked(ask, prospects, meant, policy)
     except WireError as error:
-        if len(meant) < len(prospects) and ask.model is None and "unnamed" not in error.details:
+        stays = unnamed == "local" and ask.model is None and not all(p.capabilities.local for p in prospects)
+        if stays and "unnamed" not in error.details:
             error.hint = f"{error.hint or 'name a model'}; {STAYS}"
             error.details["unnamed"] = unnamed
         raise
@@ -157,7 +158,7 @@ def _nobody(
 ) -> WireError:
     loading = [p for p in meant if p.standing is Standing.LOADING]
     if lacks and not loading:
-        return lacks[0]
+        return next((lack for lack in lacks if lack in ask.refused.values()), lacks[0])
     if loading:
         return _not_now(loading)
     can = [p for p in known if ask.can(p.capabilities)]

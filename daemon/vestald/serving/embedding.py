@@ -164,8 +164,8 @@ class Embedding(Work):
     def _pass_on(self, unit: Unit, error: WireError) -> None:
         """Choose anew, without a backend that did not say whether it can, and cannot. Raises `_Changed`.
 
-        Such a server refuses in its own words, so it may be for something else. Nothing was computed in any case, and
-        the client is told. Raises the `WireError` that the client hears if nobody is left.
+        Such a server refuses in its own words, so it may be for something else. Nothing that it may have computed is of
+        use, and the client is told. Raises the `WireError` that the client hears if nobody is left.
         """
         if isinstance(error, Unsupported | BackendRefused) and self._ask.doubts(unit.capabilities):
             self._refused[unit.name] = error
@@ -226,14 +226,9 @@ class Embedding(Work):
                 began = time.monotonic()
                 if self.terminal.started is None:
                     self.terminal.started = began
-                try:
-                    with self._in_hand(unit, share.count, last=last), self.services.routes.trial(unit):
-                        result = await _asked(unit, request)
-                        self._dimensions = check(unit, result, share.count, self._dimensions)
-                except (Unsupported, BackendRefused):
-                    if self._ask.doubts(unit.capabilities):
-                        ticket.used = 0.0  # it was only asked whether it can; who can takes the whole cost
-                    raise
+                with self._in_hand(unit, share.count, last=last), self.services.routes.trial(unit):
+                    result = await _asked(unit, request)
+                    self._dimensions = check(unit, result, share.count, self._dimensions)
                 ticket.used = float(result.input_tokens)
                 ticket.spent = Spent(read=ticket.used, reading=time.monotonic() - began, made=0, making=0)
         except WireError as error:

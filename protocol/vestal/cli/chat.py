@@ -99,6 +99,8 @@ class Chat:
         except KeyboardInterrupt:
             self._note("not waiting any longer")
         except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is None:
+                raise  # no file of a command's: the output itself
             self._note(str(error))
             return False
         except VestalError as error:

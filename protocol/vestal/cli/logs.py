@@ -78,13 +78,14 @@ def _show(path: Path, args: Namespace) -> int:
     style = style_of(sys.stdout)
     shape = (lambda line: readable(line, style)) if sys.stdout.isatty() else str
     try:
-        with path.open("rb") as file:
-            for line in _lines(file, args.lines, follow=args.follow):
-                sys.stdout.write(f"{shape(line)}\n")
-                sys.stdout.flush()
+        file = path.open("rb")
     except OSError as fault:
         Screen().note(f"vestal: vestald writes its log to {path}, which cannot be read: {fault.strerror}")
         return FAILED
+    with file:
+        for line in _lines(file, args.lines, follow=args.follow):
+            sys.stdout.write(f"{shape(line)}\n")
+            sys.stdout.flush()
     return OK
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from vestal import messages as m
-from vestal.cli.failures import FAILED, OK, explain
+from vestal.cli.failures import FAILED, OK, UsageError, explain
 from vestal.cli.parser import Parser
 from vestal.cli.reach import admin
 from vestal.cli.status import as_json
@@ -55,7 +55,10 @@ def parser(command: str, purpose: str) -> Parser:
 
 
 def execute(args: Namespace) -> int:
-    """Ask once, print it."""
+    """Ask once, print it. Raises `UsageError`."""
+    for option in ("task", "dimensions"):
+        if getattr(args, option) is not None and not args.embed:
+            raise UsageError(f"--{option} is of an embed: add --embed")
     model = args.words[0] if args.words else None
     with admin(args) as client:
         speaks_v2 = any(backend.capabilities and backend.capabilities.v2 for backend in client.backends())

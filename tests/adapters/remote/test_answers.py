@@ -161,6 +161,19 @@ def test_pieces_of_one_call_that_have_an_id_each_are_one_call() -> None:
     assert (call.name, call.input) == ("lamp", {"on": True})
 
 
+def test_an_empty_piece_after_a_whole_call_is_no_call() -> None:
+    data = calls((0, "c1", "lamp", "{}"), (0, "c2", "lamp", "\n"))
+    call, end = read(*data, chunk(finish="stop"), *done())
+    assert (call.name, call.input, codes(end)) == ("lamp", {}, [])
+
+
+def test_a_call_that_is_told_twice_is_not_guessed_at() -> None:
+    data = calls((0, "c1", "lamp", "{}"), (0, "c1", "lamp", '{"on": true}'))
+    text, end = read(*data, chunk(finish="stop"), *done())
+    assert text == TextEvent('lamp({}{"on": true})', 2)
+    assert codes(end) == ["tool_call_malformed"]
+
+
 def test_what_is_refused_is_refused_also_after_a_call() -> None:
     _, end = read(*calls((0, "c1", "lamp", "{}")), chunk(finish="content_filter"), *done())
     assert end.stop_reason == "refused"
@@ -230,6 +243,8 @@ def test_logprobs_with_their_alternatives() -> None:
         ({"message": "wrong", "type": "invalid_request_error", "code": None}, "backend_refused", False),
         ({"message": "more than the context length"}, "context_overflow", False),  # LM Studio tells no code
         ("broken", "backend_crashed", True),
+        ({"message": "broken", "code": "\u00b2"}, "backend_crashed", True),
+        ({"message": "broken", "code": "4" * 5000}, "backend_crashed", True),
         ({"message": "too long", "code": 400, "type": "context_length_exceeded"}, "backend_refused", False),
     ],
 )

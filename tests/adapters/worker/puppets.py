@@ -57,6 +57,8 @@ class Puppet(Engine):
         return Capabilities(count=True, embed=True, slots=8, model=self._model())
 
     def _model(self) -> str:
+        if self.options.claims == "nothing":
+            return ""
         return self.options.claims or self.options.model or os.environ.get("PUPPET_MODEL", "")
 
     def submit(self, job: int, request: GenerateRequest | GenerateRequestV2) -> None:

@@ -141,6 +141,21 @@ def test_an_answer_of_the_wrong_kind_loses_the_channel_once() -> None:
     with_channel(test)
 
 
+def test_only_words_about_what_runs_are_a_sign_of_life() -> None:
+    async def test(channel: Channel, far: Far, lost: list[str]) -> None:
+        stream = channel.submit(ASK)
+        channel.heard = 0.0
+        channel.data_received(wire.encode(wire.Outputs([])))
+        channel.data_received(wire.encode(wire.Outputs([(stream.number + 1, TextEvent("x"))])))
+        channel.data_received(wire.encode(wire.Counted(99, 1)))
+        assert channel.heard == 0.0
+        channel.data_received(wire.encode(wire.Outputs([(stream.number, TextEvent("x"))])))
+        assert channel.heard > 0.0
+        assert lost == []
+
+    with_channel(test)
+
+
 def test_a_message_of_too_many_values_loses_the_channel_undecoded() -> None:
     """Its arrays would be a hundred times as large in memory."""
 

@@ -364,7 +364,7 @@ def test_a_worker_takes_no_requests_for_a_model_that_it_was_not_to_serve(
     async def main() -> None:
         with pytest.raises(VestalError, match="says that it serves 'large', and was to serve 'small'"):
             await puppet(model="small", claims="large").start(reports())
-        backend, heard = puppet(model="small"), reports()
+        backend, heard = puppet(model="small", claims="nothing"), reports()
         await backend.start(heard)
         assert backend.capabilities.model == "small"
         backend._puppet["claims"] = "large"

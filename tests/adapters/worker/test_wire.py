@@ -106,6 +106,8 @@ def test_no_side_takes_the_other_s_messages() -> None:
         {"type": "loaded", "capabilities": {"model": "x" * 5000}},
         {"type": "loaded", "capabilities": {"options": ["x"] * 5000}},
         {"type": "loaded", "capabilities": {"embedding_tasks": ["x"] * 5000}},
+        {"type": "loaded", "capabilities": {"embedding_tasks": [""] * 5000}},
+        {"type": "loaded", "capabilities": {"options": [""] * 5000}},
         {"type": "embedded", "job": 1, "result": {"count": 1, "dimensions": 2, "data": b"", "input_tokens": 0}},
         {"type": "embedded", "job": 1, "result": {"count": -1, "dimensions": -1, "data": b"\0" * 4, "input_tokens": 0}},
         {"type": "embedded", "job": 1, "result": {"count": 0, "dimensions": 1, "data": b"", "input_tokens": 2**60}},

@@ -106,7 +106,7 @@ def test_one_that_did_not_say_and_refuses_costs_a_notice(
         assert (frame.backend, frame.parts) == ("b", [])
         assert [notice.code for notice in frame.notices] == ["retried"]
         assert "takes no task; 'b' was asked" in frame.notices[0].message
-        assert [(ticket.lane, ticket.used) for ticket in job.tickets] == [("a", 0.0), ("b", float(count))]
+        assert [(ticket.lane, ticket.used) for ticket in job.tickets] == [("a", None), ("b", float(count))]
         assert [inside.app.house.routes.breaker(unit).failures for unit in units(inside)] == [0, 0]
 
     a, b = Embedder("a", wrong=refuses, embedding_batch=100), Embedder("b", model="another")
@@ -123,6 +123,18 @@ def test_a_chosen_one_that_refuses_its_part_is_gone_on_without(play: Play) -> No
     a, b, c = Embedder("a", wrong=no), Embedder("b"), Embedder("c")
     play(scene, a, b, c)
     assert len(a.asked) == 1
+
+
+def test_what_one_said_that_was_asked_goes_before_what_others_cannot(play: Play) -> None:
+    async def scene(inside: Inside, caller: Caller) -> None:
+        ask(caller, 5, task="query")
+        error = await caller.error(1)
+        assert (error.code, error.message, error.hint) == ("backend_refused", "a bad key", "check it")
+
+    def bad_key(_request: EmbedRequest) -> WireError:
+        return BackendRefused("a bad key", hint="check it")
+
+    play(scene, Embedder("a", embedding_tasks=()), Embedder("b", wrong=bad_key))
 
 
 def test_where_all_that_did_not_say_refuse_each_is_asked_once_and_the_first_ones_word_is_the_answer(

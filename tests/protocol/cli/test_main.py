@@ -203,6 +203,14 @@ def test_a_disk_that_is_full_is_no_bug(vestal: Vestal, words: list[str]) -> None
     assert (done.returncode, done.stderr) == (74, "vestal: the output could not be written: No space left on device\n")
 
 
+def test_a_log_that_cannot_be_printed_is_none_that_cannot_be_read(vestal: Vestal, begin: Begin) -> None:
+    begin()
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "vestal.cli", "logs"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=vestal.environment())
+    assert (done.returncode, done.stderr) == (74, "vestal: the output could not be written: No space left on device\n")
+
+
 def test_a_second_word_that_is_none_is_told_with_those_there_are(vestal: Vestal) -> None:
     assert vestal("backend", "restrat", "x") == (
         2,

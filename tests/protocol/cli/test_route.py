@@ -112,6 +112,12 @@ def test_what_is_asked(vestal: Vestal, words: tuple[str, ...], v2: bool, asked: 
     assert (done.code, done.out.splitlines()[1].split()[:2]) == (0, ["chosen", "chat"])
 
 
+@pytest.mark.parametrize("words", [("--task", "query"), ("--dimensions", "64")])
+def test_what_only_an_embed_has_wants_to_be_asked_of_one(vestal: Vestal, words: tuple[str, ...]) -> None:
+    done = vestal("route", "explain", *words)
+    assert (done.code, done.err) == (2, f"vestal: {words[0]} is of an embed: add --embed\n")
+
+
 def test_the_exit_code_tells_whether_a_backend_would_get_it(vestal: Vestal) -> None:
     _, done = explained(vestal, report=REFUSED)
     assert (done.code, done.err) == (1, "")

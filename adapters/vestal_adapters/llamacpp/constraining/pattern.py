@@ -77,7 +77,7 @@ class _Reader:
         self._depth = 0
 
     def whole(self) -> str:
-        if len(self._text) > MAX_GRAMMAR_BYTES:  # and so is the grammar
+        if len(self._text) > MAX_GRAMMAR_BYTES:  # of what is written plainly the grammar is as long
             self._refuse(f"more than {MAX_GRAMMAR_BYTES:,} characters")
         anywhere = f"{self._rules.shared('char')}*"
         before = "" if self._take("^") else f"{anywhere} "

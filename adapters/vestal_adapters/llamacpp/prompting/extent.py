@@ -1,9 +1,9 @@
 """How much text a conversation shows a model, told without rendering it. Pure.
 
 To guard, render and tokenise megabytes takes seconds, in which nobody else's answer goes on: what cannot fit by this
-sum is refused before. A sum of what every template shows: the texts, calls and results, and the tools. Templates
-cut off white space, and may leave the thinking of earlier turns out: of that a quarter counts, which is enough to bound
-the time it takes.
+sum is refused before. It is a sum of what templates show: the texts, calls and results, and the tools. They cut off
+white space, and may leave out what a model said or thought in earlier turns: of that a quarter counts, which bounds the
+time.
 """
 
 from __future__ import annotations
@@ -24,38 +24,34 @@ from vestal.values import (
 
 __all__ = ["extent"]
 
-_THINKING_SHOWN = 4
+_LEFT_OUT = 4  # characters of which one counts, where a template may show none
 
 
-def extent(messages: Sequence[Message | MessageV2], tools: Sequence[Tool], most: int) -> int:
-    """Characters that are shown at least; past `most` it is not counted to the end."""
-    total = 0
-    for part in _parts(messages, tools):
-        total += part
-        if total > most:
-            break
-    return total
+def extent(messages: Sequence[Message | MessageV2], tools: Sequence[Tool]) -> int:
+    """Characters that the model is shown, about, and rather too few."""
+    return sum(_parts(messages, tools))
 
 
 def _parts(messages: Sequence[Message | MessageV2], tools: Sequence[Tool]) -> Iterator[int]:
     for message in messages:
+        share = _LEFT_OUT if message.role == "assistant" else 1
         if isinstance(message, Message):
-            yield len(message.content.strip())
+            yield len(message.content.strip()) // share
         else:
             for block in message.content:
-                yield from _block(block)
+                yield from _block(block, share)
     for tool in tools:
         yield len(tool.description)
         yield from _json(tool.input_schema)
 
 
-def _block(block: ContentBlock) -> Iterator[int]:
+def _block(block: ContentBlock, share: int) -> Iterator[int]:
     if isinstance(block, TextBlock):
-        yield len(block.text.strip())
+        yield len(block.text.strip()) // share
     elif isinstance(block, ToolResultBlock):
         yield len(block.content.strip())
     elif isinstance(block, ThinkingBlock):
-        yield len(block.text) // _THINKING_SHOWN
+        yield len(block.text) // _LEFT_OUT
     elif isinstance(block, ToolUseBlock):
         yield from _json(block.input)
 

@@ -134,9 +134,7 @@ class Prompter:
         """Refuse by its size alone what cannot fit and would hold up every other answer while it is rendered."""
         if len(messages) > max(self.context_length, _QUICKLY_RENDERED):  # each takes a token or more
             raise _overflow(len(messages), max_tokens, self.context_length, "at least ")
-        if (longest := self._vocabulary.longest) is not None:
-            most = max(longest * (self.context_length + 1), QUICKLY_TOKENISED)
-            self._check_characters(extent(messages, tools, most), max_tokens)
+        self._check_characters(extent(messages, tools), max_tokens)
 
     def _check_size(self, prompt: Prompt, max_tokens: int | None) -> None:
         """The same for what a template made of it, before it is tokenised."""

@@ -209,7 +209,9 @@ def _another(call: Call, piece: _CallPiece) -> bool:
     if told is None or not told.name:
         return False
     other = bool(piece.id and call.id) and piece.id != call.id and told.name != call.name
-    return other or bool(told.arguments and call.pieces == 1 and call.is_whole)
+    same = bool(piece.id) and piece.id == call.id
+    begins = not same and (told.arguments or "").lstrip().startswith("{")
+    return other or (begins and call.pieces == 1 and call.is_whole)
 
 
 def _logprobs(told: _Logprobs | None) -> tuple[TokenLogprob, ...]:

@@ -23,7 +23,7 @@ _vestal_names() {
 _vestal_files() { if ((${#COMPREPLY[@]} == 0)); then compopt -o default; fi; }
 _vestal_directories() { compopt -o dirnames; }
 _vestal() {
-  local cur prev at="" word joins="" vestal=${1/#\\~/$HOME} i last
+  local cur="" prev="" at="" word joins="" vestal=${1/#\\~/$HOME} i last
   local -a words=() place=()
   for ((i = 1; i <= COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}
