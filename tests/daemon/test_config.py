@@ -104,6 +104,7 @@ unavailable_timeout = "30s"
 tokens_per_minute = 1000
 quotas = { "7" = 0 }
 weights = { "7" = 2 }
+interactive = ["alice", 7]
 [router]
 policy = "least_busy"
 retry_before_first_token = 1
@@ -143,6 +144,7 @@ def test_every_key_is_read(parse: Any) -> None:
     assert (config.admission.timeout, config.admission.max_timeout) == (120.0, 3600.0)
     assert (config.admission.unavailable_timeout, config.admission.tokens_per_minute) == (30.0, 1000)
     assert (config.admission.quotas, config.admission.weights) == ({"7": 0}, {"7": 2.0})
+    assert config.admission.interactive == ["alice", 7]
     assert config.sockets.connections_per_uid == 9
     assert config.sockets.infer == AccessConfig(allow_groups=["users", 7])
     assert config.sockets.embed == AccessConfig(deny_users=[0])
@@ -159,6 +161,7 @@ WRONG = ("[]", "{}", "true", '"nonsense"', "-1", "1979-05-27")
 LEGAL = {
     '"nonsense"': ("runtime_dir", "group", "directory", "textfile"),
     "{}": ("quotas", "weights", "infer", "embed"),
+    "[]": ("interactive",),
     "true": ("enabled", "socket"),
 }
 
