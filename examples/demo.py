@@ -175,6 +175,8 @@ def is_refused(infer: Path, *, first: bool) -> bool:
         return False  # it became ready between the event and now
     try:
         vestal.Client(socket=infer).connect()
+    except vestal.DaemonNotRunning:
+        return False  # it has ended since the event, and the next one will say so
     except vestal.DaemonNotReady as error:
         if first:
             say("infer.sock does not exist yet, and connecting fails:")

@@ -18,6 +18,20 @@ BROKEN = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import demo; "
     "demo.ECHO += 'fault = \"start\"\\n'; sys.exit(demo.main())"
 )
+LATE = """
+import sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import demo
+look = demo.is_refused
+def late(infer, *, first):
+    while (infer.parent / "admin.sock").exists():
+        time.sleep(0.01)
+    return look(infer, first=first)
+demo.is_refused = late
+demo.ECHO += 'fault = "start"\\n'
+sys.exit(demo.main())
+"""
+"""The same, and it looks for the socket when the daemon has gone."""
 
 
 def run(vestal: Vestal, *command: str) -> Outcome:
@@ -65,8 +79,9 @@ def test_whatever_ends_the_demo_ends_its_daemon(vestal: Vestal, number: signal.S
         assert leftovers(terminal.raw) == []
 
 
-def test_a_daemon_that_fails_is_quoted_and_the_last_line_says_what_happened(vestal: Vestal) -> None:
-    done = run(vestal, "-c", BROKEN, str(EXAMPLES), "--echo")
+@pytest.mark.parametrize("program", [BROKEN, LATE], ids=["broken", "late"])
+def test_a_daemon_that_fails_is_quoted_and_the_last_line_says_what_happened(vestal: Vestal, program: str) -> None:
+    done = run(vestal, "-c", program, str(EXAMPLES), "--echo")
     assert done.code == 1
     *quoted, last = done.err.splitlines()
     assert last.startswith("demo: vestald ")
