@@ -96,7 +96,7 @@ class Daemon:
             try:
                 client.connect()
                 return client
-            except vestal.DaemonNotRunning:
+            except (vestal.DaemonNotRunning, vestal.ConnectionLost):  # not there yet, or already ending
                 self.check_alive()
                 sleep(0.02)
 
