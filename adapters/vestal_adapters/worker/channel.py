@@ -172,14 +172,16 @@ class Channel(asyncio.Protocol):
 
     def _take(self, message: wire.ChildMessage, size: int) -> None:
         if type(message) is wire.Outputs:
-            streams = self._streams
+            streams, known = self._streams, False
             for number, event in message.events:
                 stream = streams.get(number)
                 if stream is not None:
-                    self.heard = time.monotonic()
+                    known = True
                     stream.put(event)
                     if stream.ended:
                         self._ended(stream)
+            if known:
+                self.heard = time.monotonic()
         elif isinstance(message, wire.Embedded):
             self._take_answer(message)
         elif size > wire.MAX_CONTROL:
