@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from vestal import messages as m
 from vestal.connection import SocketKind
-from vestal.discovery import explain, no_welcome, not_serving, worth_asking
+from vestal.discovery import explain, no_welcome, not_serving, progress_text, worth_asking
 from vestal.endpoint import Endpoint, refuse_foreign
 from vestal.errors import ConnectionFailed, DaemonNotReady, DaemonNotRunning, NotAuthorized, PermissionRefused
 from vestal.link import connect_socket
@@ -74,6 +75,14 @@ def test_a_path_through_a_file_is_no_daemon(short_dir: Path) -> None:
     (short_dir / "file").touch()
     here = endpoint(short_dir / "file")
     assert type(explain(here, fault_of(here.path), None)) is DaemonNotRunning
+
+
+def test_of_those_that_are_ready_no_detail_is_told(short_dir: Path) -> None:
+    """What a backend says of itself while all is well is nothing that a client waits for."""
+    loading, ready = (status_report(1, state).backends[0] for state in ("loading", "ready"))
+    backends = [structs.replace(loading, detail="reading"), structs.replace(ready, detail="answered in 0.1 ms")]
+    report = structs.replace(status_report(1, "loading"), backends=backends)
+    assert progress_text(report) == "loading: scripted loading (reading), scripted ready"
 
 
 def test_a_daemon_that_loads_says_how_far_it_is(short_dir: Path) -> None:

@@ -313,6 +313,16 @@ def test_where_its_own_machine_cannot_take_it_now_the_refusal_says_why_nobody_el
     assert refused.value.details["unnamed"] == "local"
 
 
+def test_a_remote_that_has_not_come_yet_hides_no_reason() -> None:
+    """Where it computes is not known before: it may be the one that is waited for, and the reason is told as well."""
+    coming = one("far", standing=Standing.LOADING)
+    with pytest.raises(BackendUnavailable) as refused:
+        ranked(Ask(version=2), [OWN, coming], "priority", "local")
+    assert refused.value.hint is not None
+    assert "stays on this machine" in refused.value.hint
+    assert refused.value.details["unnamed"] == "local"
+
+
 def test_one_that_is_away_is_waited_for_instead_of_leaving_the_machine() -> None:
     away = one("own", local=True, standing=Standing.AWAY)
     assert [p.name for p in ranked(Ask(), [CLOUD, away], "priority", "local")] == ["own"]

@@ -186,3 +186,11 @@ def test_only_an_embed_is_explained_with_its_options(play: Play, name: str) -> N
         assert (error.code, (error.details or {})["field"]) == ("invalid_request", name)
 
     play(scene, Embedder("a"))
+
+
+def test_a_backend_without_a_lane_for_it_shows_the_slots_that_it_has(play: Play) -> None:
+    async def scene(inside: Inside, caller: Caller) -> None:
+        (one,) = inside.app.house.explain_route(m.ExplainRoute(id=1)).candidates
+        assert (one.verdict, one.running, one.slots) == ("incapable", 0, 3)
+
+    play(scene, Embedder("a", slots=3))
