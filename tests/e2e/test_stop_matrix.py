@@ -122,7 +122,7 @@ def test_a_machine_that_holds_the_daemon_up_while_it_kills_makes_no_backend_aban
         assert [busy.error(id).code for id in range(3)] == ["shutting_down"] * 3
         time.sleep(after)  # it is at one of the three
         daemon.signal(signal.SIGSTOP)
-        time.sleep(0.7)
+        time.sleep(0.7)  # how long it is held up, which no signal of its own could tell
         daemon.signal(signal.SIGCONT)
     assert daemon.wait() == 0
     nothing_left(daemon, children)

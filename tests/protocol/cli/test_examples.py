@@ -19,15 +19,17 @@ BROKEN = (
     "demo.ECHO += 'fault = \"start\"\\n'; sys.exit(demo.main())"
 )
 LATE = """
-import sys, time
+import sys
 sys.path.insert(0, sys.argv.pop(1))
 import demo
-look = demo.is_refused
+look, begin, daemons = demo.is_refused, demo.Daemon.__init__, []
+def kept(daemon, backends):
+    begin(daemon, backends)
+    daemons.append(daemon)
 def late(infer, *, first):
-    while (infer.parent / "admin.sock").exists():
-        time.sleep(0.01)
+    daemons[0].process.wait(20)
     return look(infer, first=first)
-demo.is_refused = late
+demo.Daemon.__init__, demo.is_refused = kept, late
 demo.ECHO += 'fault = "start"\\n'
 sys.exit(demo.main())
 """
