@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from math import hypot
 from operator import mul
 
@@ -49,8 +50,9 @@ def parser(command: str, purpose: str) -> Parser:
 
 
 def _length(text: str) -> int:
-    if length := whole(text):
-        return length
+    with suppress(ArgumentTypeError):
+        if length := whole(text):
+            return length
     raise ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
 
 

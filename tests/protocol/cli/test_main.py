@@ -76,6 +76,8 @@ def test_no_command_at_all_shows_the_help_and_is_a_mistake(vestal: Vestal) -> No
         ("run --v1 --v2 hi", "not allowed with"),
         ("run --stop", "--stop: expected one argument"),
         ("embed --dimensions many hi", "--dimensions"),
+        ("embed --dimensions 0 hi", "expected a whole number >= 1, got '0'"),
+        ("embed --dimensions -3 hi", "expected a whole number >= 1, got '-3'"),
         ("status now", "no place for 'now'"),
         ("backend restart", "NAME is missing"),
         ("backend restart one two", "'two' is one word too many"),
